@@ -1,0 +1,209 @@
+"""The limits layer: refuses what is malformed or over the portable floor before the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import Invalid, Key, StoreError, TooLarge
+from ..keys import pack, seq_sort, size
+from ..resolve import validate
+from ..waist import (
+    MAX_BATCH,
+    MAX_BATCH_OPS,
+    MAX_FACET_BYTES,
+    MAX_FACETS,
+    MAX_INDEX,
+    MAX_INDEXES,
+    MAX_PARTITION,
+    MAX_ROW,
+    MAX_SORT,
+    Append,
+    Batch,
+    Engine,
+    Facets,
+    IndexSpec,
+    KindSpec,
+    Page,
+    Put,
+    Receipt,
+    Row,
+    Scalar,
+    ScalarType,
+    Scan,
+    Schema,
+    Trim,
+)
+
+MAX_LIMIT = 1_000
+MAX_BUDGET = 1_000_000
+
+_ANY_SEQ = seq_sort(1)
+_TYPES: Mapping[ScalarType, type] = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+class Limits:
+    """Checks everything on its way in. What passes is well-formed on every engine."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner = inner
+        self.capabilities = inner.capabilities
+        self._kinds: dict[str, KindSpec] = {}
+
+    async def open(self, schema: Schema) -> None:
+        """Refuse a malformed schema, then open."""
+        for kind in schema.kinds:
+            if len(kind.indexes) > MAX_INDEXES:
+                raise TooLarge(
+                    f"kind {kind.name!r}", limit=MAX_INDEXES, size=len(kind.indexes), unit="indexes", operation="open"
+                )
+        self._kinds = {kind.name: kind for kind in schema.kinds}
+        await self.inner.open(schema)
+
+    async def close(self) -> None:
+        """Close the engine."""
+        await self.inner.close()
+
+    async def get(self, keys: Sequence[Key]) -> list[Row | None]:
+        """Keys of known kinds only."""
+        for key in keys:
+            self._kind(key.kind, "get")
+            _fits(key)
+        return await self.inner.get(keys) if keys else []
+
+    async def scan(self, scan: Scan) -> Page:
+        """Scans of known kinds and indexes, whose values have the index's types."""
+        self._check_scan(scan)
+        return await self.inner.scan(scan)
+
+    async def commit(self, batches: Sequence[Batch], *, restore: bool = False) -> list[Receipt | StoreError]:
+        """Malformed and too large batches are answered here; the others go on."""
+        refused = {number: error for number, batch in enumerate(batches) if (error := self._refuse(batch, restore))}
+        if not refused:
+            return await self.inner.commit(batches, restore=restore)
+        rest = [batch for number, batch in enumerate(batches) if number not in refused]
+        answers = iter(await self.inner.commit(rest, restore=restore) if rest else [])
+        return [refused[number] if number in refused else next(answers) for number in range(len(batches))]
+
+    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
+        """Known kinds only."""
+        self._kind(kind, "dump")
+        _within("limit", limit, MAX_LIMIT)
+        return await self.inner.dump(kind, after, limit)
+
+    def _kind(self, name: str, operation: str) -> KindSpec:
+        kind = self._kinds.get(name)
+        if kind is None:
+            raise Invalid(f"the schema has no kind {name!r}", operation=operation)
+        return kind
+
+    def _refuse(self, batch: Batch, restore: bool) -> StoreError | None:
+        try:
+            validate(batch, self._kinds, restore=restore)
+            self._sizes(batch)
+        except (Invalid, TooLarge) as error:
+            error.operation = "commit"
+            return error
+        return None
+
+    def _sizes(self, batch: Batch) -> None:
+        if len(batch.ops) > MAX_BATCH_OPS:
+            raise TooLarge("a batch", limit=MAX_BATCH_OPS, size=len(batch.ops), unit="ops")
+        if (length := size(batch.partition)) > MAX_PARTITION:
+            raise TooLarge("a partition", limit=MAX_PARTITION, size=length, hint="keys.partition() shortens ids.")
+        if batch.once is not None and len(batch.once) > MAX_PARTITION and size(batch.once) > 4 * MAX_PARTITION:
+            raise TooLarge("an idempotency key", limit=4 * MAX_PARTITION, size=size(batch.once))
+        total = 0
+        for op in batch.ops:
+            if isinstance(op, (Put, Append)):
+                total += self._row_size(batch, op)
+            elif not isinstance(op, Trim):
+                _fits(Key(op.kind, batch.partition, op.sort))
+        if total > MAX_BATCH:
+            raise TooLarge("a batch", limit=MAX_BATCH, size=total, hint="Commit it as several.")
+
+    def _row_size(self, batch: Batch, op: Put | Append) -> int:
+        sort = op.sort if isinstance(op, Put) else _ANY_SEQ
+        key = Key(op.kind, batch.partition, sort)
+        total = len(op.doc) + _fits(key)
+        if op.index:
+            total += self._index_size(key, op)
+        if op.facets:
+            total += _facets_size(key, op.facets)
+        if total > MAX_ROW:
+            raise TooLarge("a row", limit=MAX_ROW, size=total, key=key)
+        return total
+
+    def _index_size(self, key: Key, op: Put | Append) -> int:
+        known = {spec.name: spec for spec in self._kinds[op.kind].indexes}
+        total = 0
+        for name, values in op.index.items():
+            spec = known.get(name)
+            if spec is None:
+                raise Invalid(f"kind {op.kind!r} has no index {name!r}", key=key)
+            if len(values) != len(spec.fields):
+                raise Invalid(f"index {name!r} takes {len(spec.fields)} values, {len(values)} were given", key=key)
+            _typed(spec, values, key)
+            length = size(pack(values))
+            if length > MAX_INDEX:
+                raise TooLarge(f"the values of index {name!r}", limit=MAX_INDEX, size=length, key=key)
+            total += length
+        return total
+
+    def _check_scan(self, scan: Scan) -> None:
+        kind = self._kind(scan.kind, "scan")
+        _within("limit", scan.limit, MAX_LIMIT)
+        _within("budget", scan.budget, MAX_BUDGET)
+        bounds = tuple(bound for bound in (scan.lo, scan.hi) if bound is not None)
+        if scan.index is None:
+            if len(scan.prefix) > 1 or not all(isinstance(value, str) for value in (*scan.prefix, *bounds)):
+                raise Invalid("a scan of a partition takes its name and text bounds", operation="scan")
+            if bounds and not scan.prefix:
+                raise Invalid("bounds need a partition", operation="scan", hint="Pass prefix=(partition,).")
+            return
+        spec = next((spec for spec in kind.indexes if spec.name == scan.index), None)
+        if spec is None:
+            raise Invalid(f"kind {scan.kind!r} has no index {scan.index!r}", operation="scan")
+        if not 1 <= len(scan.prefix) <= len(spec.fields) - bool(bounds):
+            raise Invalid(
+                f"a scan of index {spec.name!r} fixes its first field at least, and ranges over the one after",
+                operation="scan",
+            )
+        _typed(spec, scan.prefix, None)
+        for bound in bounds:
+            _typed(spec, (*scan.prefix, bound), None)
+
+
+def _typed(spec: IndexSpec, values: Sequence[Scalar], key: Key | None) -> None:
+    for field, wanted, value in zip(spec.fields, spec.types, values, strict=False):
+        if type(value) is not _TYPES[wanted]:
+            raise Invalid(f"index {spec.name!r}: {field!r} is {wanted}, not {type(value).__name__}", key=key)
+
+
+def _fits(key: Key) -> int:
+    """The bytes of a key. Raises TooLarge."""
+    partition, sort = size(key.partition), size(key.sort)
+    if partition > MAX_PARTITION:
+        raise TooLarge("a partition", limit=MAX_PARTITION, size=partition, hint="keys.partition() shortens ids.")
+    if sort > MAX_SORT:
+        raise TooLarge("a sort key", limit=MAX_SORT, size=sort)
+    return partition + sort
+
+
+def _facets_size(key: Key, facets: Facets) -> int:
+    if len(facets) > MAX_FACETS:
+        raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key)
+    total = 0
+    for path, value in facets.items():
+        total += size(path)
+        for one in value if isinstance(value, tuple) else (value,):
+            if type(one) is float and not one - one == 0:
+                raise Invalid(f"the facet {path!r} must be finite", key=key)
+            total += size(one) if isinstance(one, str) else 8
+    if total > MAX_FACET_BYTES:
+        raise TooLarge("the facets", limit=MAX_FACET_BYTES, size=total, key=key)
+    return total
+
+
+def _within(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise Invalid(f"{name}={value} must lie between 1 and {most:,}", operation="scan")
