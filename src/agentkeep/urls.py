@@ -53,8 +53,12 @@ class EngineModule(Protocol):
 
     Options: type[msgspec.Struct]
 
-    def from_url(self, url: Url, options: Any, clock: Clock) -> Engine:
-        """The engine for a URL whose options were checked."""
+    def from_url(self, url: Url, options: Any, clock: Clock, inline: bool) -> Engine:
+        """The engine for a URL whose options were checked.
+
+        `inline`: the caller drives coroutines by hand in its own threads (the sync API). An engine that can do
+        so then never suspends, and says it in `capabilities.inline`; the others ignore it.
+        """
         ...
 
 
@@ -76,14 +80,14 @@ def parse(text: str) -> Url:
     return Url(scheme, user, password, parts.hostname, port, unquote(parts.path), _query(parts.query))
 
 
-def engine(text: str | Url, clock: Clock = system_clock) -> Engine:
-    """The engine for a URL, not yet opened.
+def engine(text: str | Url, clock: Clock = system_clock, *, inline: bool = False) -> Engine:
+    """The engine for a URL, not yet opened. `inline`: see `EngineModule.from_url`.
 
     Raises Invalid for an unknown scheme or option (naming the nearest), MissingExtra for a missing driver.
     """
     url = parse(text) if isinstance(text, str) else text
     module = _module(url.scheme)
-    return module.from_url(url, options(url, module.Options), clock)
+    return module.from_url(url, options(url, module.Options), clock, inline)
 
 
 def options(url: Url, known: type[msgspec.Struct]) -> msgspec.Struct:

@@ -35,7 +35,7 @@ class Options(msgspec.Struct, frozen=True):
     """A memory URL has no options."""
 
 
-def from_url(url: Url, options: Options, clock: Clock) -> Memory:
+def from_url(url: Url, options: Options, clock: Clock, inline: bool) -> Memory:
     """`memory://`: a new, empty database each time."""
     return Memory(clock)
 
