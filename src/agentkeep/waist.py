@@ -171,7 +171,7 @@ class Scan(msgspec.Struct, frozen=True):
 
     On an index, `prefix` are its leading fields, at least the first; `lo` (inclusive) and `hi` (exclusive) range
     over the field after them. In a partition they range over the sort key. Without a prefix and without an index
-    the scan goes over the whole kind, in order of (partition, sort). `after` is the cursor of the page before.
+    they range over the partitions, and the scan goes over the whole kind in order of (partition, sort). `after` is the cursor of the page before.
     `budget` bounds the rows an engine looks at for one page when `where` keeps few of them.
     """
 

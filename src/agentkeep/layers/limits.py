@@ -156,9 +156,7 @@ class Limits:
         bounds = tuple(bound for bound in (scan.lo, scan.hi) if bound is not None)
         if scan.index is None:
             if len(scan.prefix) > 1 or not all(isinstance(value, str) for value in (*scan.prefix, *bounds)):
-                raise Invalid("a scan of a partition takes its name and text bounds", operation="scan")
-            if bounds and not scan.prefix:
-                raise Invalid("bounds need a partition", operation="scan", hint="Pass prefix=(partition,).")
+                raise Invalid("a scan without an index takes at most a partition, and text bounds", operation="scan")
             return
         spec = next((spec for spec in kind.indexes if spec.name == scan.index), None)
         if spec is None:
