@@ -37,6 +37,7 @@ from ..waist import (
 MAX_LIMIT = 1_000
 MAX_BUDGET = 1_000_000
 
+_FACETS_HINT = "Facets are what filters ask, metadata among them: keep large values in the content."
 _ANY_SEQ = seq_sort(1)
 _TYPES: Mapping[ScalarType, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -189,7 +190,7 @@ def _fits(key: Key) -> int:
 
 def _facets_size(key: Key, facets: Facets) -> int:
     if len(facets) > MAX_FACETS:
-        raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key)
+        raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key, hint=_FACETS_HINT)
     total = 0
     for path, value in facets.items():
         total += size(path)
@@ -198,7 +199,7 @@ def _facets_size(key: Key, facets: Facets) -> int:
                 raise Invalid(f"the facet {path!r} must be finite", key=key)
             total += size(one) if isinstance(one, str) else 8
     if total > MAX_FACET_BYTES:
-        raise TooLarge("the facets", limit=MAX_FACET_BYTES, size=total, key=key)
+        raise TooLarge("the facets", limit=MAX_FACET_BYTES, size=total, key=key, hint=_FACETS_HINT)
     return total
 
 

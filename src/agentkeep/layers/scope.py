@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..errors import Invalid, Key, StoreError, TooLarge
-from ..keys import escape, size
+from ..keys import escape, size, unescape
 from ..waist import Append, Batch, Engine, IndexSpec, Op, Page, Put, Receipt, Row, Scan, Schema
 
 MAX_TENANT = 128
@@ -32,9 +32,15 @@ def checked_tenant(tenant: object) -> str:
     """A tenant's name. Raises Invalid for an empty one or what is no text, TooLarge over MAX_TENANT bytes."""
     if not isinstance(tenant, str) or not tenant:
         raise Invalid("a tenant is a non-empty string", operation="scope")
-    if (length := size(tenant)) > MAX_TENANT:
+    if (length := size(escape(tenant))) > MAX_TENANT:
         raise TooLarge("a tenant", limit=MAX_TENANT, size=length, operation="scope")
     return tenant
+
+
+def split(partition: str) -> tuple[str, str]:
+    """The tenant and the partition within it of a partition as the engine under a scope knows it."""
+    tenant, _, rest = partition.partition(_END)
+    return unescape(tenant), rest
 
 
 class Scope:
