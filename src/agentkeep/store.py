@@ -93,10 +93,7 @@ class Store:
     @classmethod
     def from_env(cls, variable: str = "AGENTKEEP_URL", **options: Any) -> Store:
         """A store for the URL in an environment variable. Raises Invalid when it is not set."""
-        url = os.environ.get(variable)
-        if not url:
-            raise Invalid(f"the environment variable {variable} is not set", operation="open")
-        return cls.open(url, **options)
+        return cls.open(url_from_env(variable), **options)
 
     async def __aenter__(self) -> Store:
         await self._connection.open()
@@ -438,6 +435,14 @@ class Store:
             else:
                 await self.blobs.confirm(blob)
         return removed
+
+
+def url_from_env(variable: str) -> str:
+    """The URL in an environment variable. Raises Invalid when it is not set."""
+    url = os.environ.get(variable)
+    if not url:
+        raise Invalid(f"the environment variable {variable} is not set", operation="open")
+    return url
 
 
 def digest_of(*parts: object) -> bytes:
