@@ -182,8 +182,8 @@ class Store:
         rows, as they were read, that the ops overwrite or delete: their large bodies are removed with them.
         """
         batch = Batch(partition, tuple(ops), self.ids(), once, digest)
-        old = [moved.blob for row in replaced if (moved := blob_rows.moved(row)) is not None]
-        if old or any(isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in ops):
+        old = [moved.blob for row in replaced if (moved := blob_rows.moved(row)) is not None] if replaced else []
+        if old or _is_large(batch):
             return await self._commit_large(batch, old)
         (answer,) = await self.engine.commit((batch,))
         if isinstance(answer, StoreError):
@@ -198,7 +198,7 @@ class Store:
         answers: list[Receipt | StoreError] = []
         small: list[Batch] = []
         for batch in batches:
-            if not any(isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in batch.ops):
+            if not _is_large(batch):
                 small.append(batch)
                 continue
             answers += await self.engine.commit(small, restore=restore) if small else []
@@ -435,6 +435,10 @@ class Store:
             else:
                 await self.blobs.confirm(blob)
         return removed
+
+
+def _is_large(batch: Batch) -> bool:
+    return any([isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in batch.ops])
 
 
 def url_from_env(variable: str) -> str:

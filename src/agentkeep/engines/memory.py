@@ -204,7 +204,7 @@ class Memory:
 
 
 def _bare(row: Row, facets: bool = False) -> Row:
-    return msgspec.structs.replace(row, index={}, facets=row.facets if facets else {})
+    return Row(row.key, row.rev, row.doc, {}, row.facets if facets else {}, row.expires)
 
 
 def _bounds(scan: Scan) -> tuple[Entry, Entry | None]:
