@@ -438,7 +438,7 @@ class Store:
 
 
 def _is_large(batch: Batch) -> bool:
-    return any([isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in batch.ops])
+    return any(isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in batch.ops)
 
 
 def url_from_env(variable: str) -> str:
