@@ -167,7 +167,7 @@ class _Apt:
             missing = [package for package in packages if package not in graph]
             if not missing:
                 return graph
-            reason = _last_line(update.stderr) or _last_line(depends.stderr)
+            reason = _reason(update.stderr) or _reason(depends.stderr)
         raise ServerError(f"This system's package sources do not offer {', '.join(missing)} ({reason}).")
 
     def download(self, packages: Sequence[str]) -> list[Path]:
@@ -178,7 +178,7 @@ class _Apt:
             if done.returncode == 0:
                 return sorted(self._debs.glob("*.deb"))
             _say(f"download failed (attempt {attempt} of {ATTEMPTS})")
-        raise ServerError(f"The packages could not be downloaded ({_last_line(done.stderr)}).")
+        raise ServerError(f"The packages could not be downloaded ({_reason(done.stderr)}).")
 
     def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
         config = ["-c", str(self._config)]
@@ -215,6 +215,12 @@ def _environment() -> dict[str, str]:
 
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1].strip()
+
+
+def _reason(text: str) -> str:
+    # apt-get ends with a summary; the first complaint says why.
+    complaints = (line.strip() for line in text.splitlines() if line.startswith(("E: ", "W: Failed")))
+    return next(complaints, _last_line(text)).rstrip(".")
 
 
 def _say(text: str) -> None:
