@@ -91,7 +91,7 @@ class _Blocks:
 
     def round(self) -> dict[str, tuple[float, float]]:
         """Seconds and counter a turn, medians of the blocks of one round."""
-        measured = alternate(self._bench.load(20, 4), {"early": self._early, "late": self._late})
+        measured = alternate(self._bench.load(60, 4), {"early": self._early, "late": self._late})
         return {
             name: (median(seconds for seconds, _ in blocks), median(counted for _, counted in blocks))
             for name, blocks in measured.items()
