@@ -1,0 +1,6 @@
+"""Every test of the contract: `from agentkeep.testing.suite import *` in a test file runs them all there."""
+
+from .logs import *  # noqa: F403
+from .model import *  # noqa: F403
+from .once import *  # noqa: F403
+from .rows import *  # noqa: F403
