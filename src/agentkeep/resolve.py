@@ -213,9 +213,11 @@ def validate(batch: Batch, kinds: Mapping[str, KindSpec], *, restore: bool = Fal
             key = None if isinstance(op, Append) else Key(op.kind, batch.partition, HEAD)
         else:
             key = Key(op.kind, batch.partition, op.sort)
-            if kind.log and not (restore and isinstance(op, Put)):
+            if kind.log and restore and isinstance(op, Put) and op.sort == HEAD:
+                _valid_head(op, key)
+            elif kind.log:
                 seq_of(op.sort)
-                if isinstance(op, Put) and op.expect in ("any", "absent"):
+                if isinstance(op, Put) and op.expect in ("any", "absent") and not restore:
                     raise Invalid("a put on a log row edits it", key=key, hint='Use expect="exists" or its rev.')
         if key is not None:
             if key in seen:
@@ -223,6 +225,13 @@ def validate(batch: Batch, kinds: Mapping[str, KindSpec], *, restore: bool = Fal
             seen.add(key)
         if isinstance(op, Put) and op.rev is not None and not restore:
             raise Invalid("a rev is given only when restoring", operation="commit", key=key)
+
+
+def _valid_head(op: Put, key: Key) -> None:
+    try:
+        msgspec.json.decode(op.doc, type=Head)
+    except msgspec.DecodeError as error:
+        raise Invalid("the head of a log does not decode", operation="commit", key=key) from error
 
 
 def _valid_id(batch: Batch) -> None:
