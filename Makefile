@@ -40,4 +40,15 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@ $(VENV)/.cli
 
--include bench/bench.mk
+# The peers need Python 3.12 or newer and an environment of their own.
+PEERS_PYTHON ?= python3.12
+
+bench: $(VENV)/.dev .venv-peers/.done
+	tools/engines install postgres
+	tools/engines run postgres --fsync on -- sh -c \
+		'AGENTKEEP_BENCH_POSTGRES=$$AGENTKEEP_TEST_POSTGRES $(BIN)/python -m bench $(ARGS)'
+
+.venv-peers/.done: bench/peers/requirements.txt
+	$(PEERS_PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

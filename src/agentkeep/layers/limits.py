@@ -153,13 +153,10 @@ class Limits:
             if len(values) != len(spec.fields):
                 raise Invalid(f"index {name!r} takes {len(spec.fields)} values, {len(values)} were given", key=key)
             _typed(spec, values, key)
-            if sum([len(value) * 5 if isinstance(value, str) else 20 for value in values]) > MAX_INDEX - 2 * len(
-                values
-            ):
-                length = len(pack(values).encode())
-                if length > MAX_INDEX:
-                    raise TooLarge(f"the values of index {name!r}", limit=MAX_INDEX, size=length, key=key)
-            total += MAX_INDEX
+            length = len(pack(values).encode())
+            if length > MAX_INDEX:
+                raise TooLarge(f"the values of index {name!r}", limit=MAX_INDEX, size=length, key=key)
+            total += length
         return total
 
     def _check_scan(self, scan: Scan) -> None:
