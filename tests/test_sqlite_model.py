@@ -124,6 +124,7 @@ def some_scans(r: Random) -> Iterator[Scan]:
             budget=r.choice([1, 2, 3, 10_000]),
         )
         yield ask
+        yield replace(ask, lo=r.choice([None, "", "a", "a\x00"]), hi=r.choice([None, "b", "a\x00", "\U0010ffff"]))
         bounds = [None, None, *(SORTS if kind == "state" else [seq_sort(2), seq_sort(4), "", "0000000000000002x", "x"])]
         for partition in NAMES:
             yield replace(ask, prefix=(partition,), lo=r.choice(bounds), hi=r.choice(bounds))
