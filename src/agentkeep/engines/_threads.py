@@ -58,6 +58,10 @@ class Crew(Generic[W, A]):
         for thread in self._threads:
             thread.join()
 
+    def end(self) -> None:
+        """Finish what waits, refuse what comes, without waiting for it."""
+        self._end(_closed)
+
     def _end(self, refusal: Callable[[], StoreError]) -> None:
         with self._lock:
             if self._refusal is None:
@@ -105,6 +109,23 @@ class Crew(Generic[W, A]):
                     _deliver([asked], [_died()])
             for _ in self._threads:
                 self._queue.put(None)
+
+
+def tried(call: Callable[[], A]) -> A | BaseException:
+    """What a call gives or raises: a thread passes both on."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - raised again where it was asked for
+        return error
+
+
+async def in_thread(call: Callable[[], A]) -> A:
+    """The result of a call that blocks, from a thread of its own."""
+    crew = Crew[Callable[[], A], A]("agentkeep-call", 1, lambda calls: [tried(call) for call in calls])
+    try:
+        return await crew.ask(call)
+    finally:
+        crew.end()
 
 
 class _Asked(Generic[W, A]):

@@ -6,10 +6,10 @@ own and see the last commit. With `inline` every call runs in the thread that ma
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakSet
 
@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import Closed, Invalid, Key, StoreError
 from ..ids import Clock, system_clock
-from ..keys import cursor, escape, position, seq_sort, unescape, unpack
+from ..keys import END, cursor, escape, position, seq_sort, unescape, unpack
 from ..predicates import OPERATORS
 from ..resolve import head_row
 from ..urls import Url
@@ -38,7 +38,7 @@ from ._sqlite_file import (
 )
 from ._sqlite_sweep import Sweep
 from ._sqlite_writes import Answer, Commit, Writes
-from ._threads import Crew, Turns
+from ._threads import Crew, Turns, in_thread, tried
 
 __all__ = ["Options", "SQLite", "from_url"]
 
@@ -73,7 +73,7 @@ class SQLite:
         heads = self._names.of("heads")
         self._head = f"SELECT seq, floor, sealed FROM {heads} WHERE partition = ?1 AND kind = ?2"
         self._heads = (
-            f"SELECT partition, seq, floor, sealed FROM {heads} WHERE partition > ?1 AND kind = ?2 "
+            f"SELECT partition, seq, floor, sealed FROM {heads} WHERE partition >= ?1 AND kind = ?2 "
             "ORDER BY partition LIMIT ?3"
         )
         self.capabilities = Capabilities(
@@ -90,14 +90,14 @@ class SQLite:
         if self._inline:
             self._open(schema)
         else:
-            await asyncio.to_thread(self._open, schema)
+            await in_thread(lambda: self._open(schema))
 
     async def close(self) -> None:
         """Finish the commits that wait, then close every connection."""
         if self._inline:
             self._close()
         else:
-            await asyncio.to_thread(self._close)
+            await in_thread(self._close)
 
     async def get(self, keys: Sequence[Key]) -> list[Row | None]:
         """One answer per key, in order, all of one moment."""
@@ -223,7 +223,8 @@ class SQLite:
         rows: list[Row] = []
         after = position(scan)
         if kind.log and (after is None or after[1] == HEAD):
-            args = ("" if after is None else escape(after[0]), kind.name, scan.limit)
+            # No partition contains END: what follows is at or above it with END behind.
+            args = ("" if after is None else escape(after[0]) + END, kind.name, scan.limit)
             for partition, *head in connection.execute(self._heads, args):
                 rows.append(head_row(kind.name, unescape(partition), _head(head)))
             scan = Scan(kind.name, limit=scan.limit - len(rows))
@@ -318,7 +319,7 @@ class _Files:
             self.writer = Turns(run, after)
         else:
             self.writer = Crew("agentkeep-sqlite-writer", 1, run, after)
-            self.readers = Crew("agentkeep-sqlite-reader", options.readers, self._read_all, most=1)
+            self.readers = Crew("agentkeep-sqlite-reader", options.readers, self._answer, most=1)
 
     def learn(self, kinds: Sequence[KindSpec]) -> None:
         """Serve these kinds too."""
@@ -360,14 +361,8 @@ class _Files:
         for connection in (*self._readers, self._connection):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
-    def _read_all(self, questions: Sequence[_Question]) -> list[object]:
-        answers: list[object] = []
-        for question in questions:
-            try:
-                answers.append(self.read(question))
-            except Exception as error:  # noqa: BLE001 - raised again where the question was asked
-                answers.append(error)
-        return answers
+    def _answer(self, questions: Sequence[_Question]) -> list[object]:
+        return [tried(partial(self.read, question)) for question in questions]
 
     def _take(self) -> Connection:
         with self._lock:
