@@ -92,8 +92,19 @@ class Sweep:
             old = f"FROM {table} WHERE expires <= ?1{' AND rev < ?2' if kind.log else ''}"
             args = [forgotten, before] if kind.log else [now]
             if self._execute(f"SELECT 1 {old} LIMIT 1", args).get is not None:
-                due.append((f"DELETE FROM {table} WHERE rowid IN (SELECT rowid {old} LIMIT {MOST})", args))
+                rows = f"rowid IN (SELECT rowid {old} LIMIT {MOST})"
+                if kind.log:
+                    due.append((self._keep_numbers(kind, rows), args))
+                due.append((f"DELETE FROM {table} WHERE {rows}", args))
         return due + self._trimmed(before)
+
+    def _keep_numbers(self, kind: KindSpec, rows: str) -> str:
+        """The last row of a log may go, its number not: see `_sqlite_writes`."""
+        last = f"SELECT partition, max(seq) AS seq FROM {self._names.of(kind.name)} WHERE {rows} GROUP BY partition"
+        return (
+            f"UPDATE {self._names.of('heads')} AS h SET seq = max(h.seq, gone.seq) FROM ({last}) gone "
+            f"WHERE h.partition = gone.partition AND h.kind = '{kind.name}'"
+        )
 
     def _trimmed(self, before: str) -> list[Query]:
         """What is hidden at the start of a few logs. Each step goes on where the one before stopped."""

@@ -1,9 +1,14 @@
-"""Batches into SQLite: read what they name, resolve, write, many batches in one transaction."""
+"""Batches into SQLite: read what they name, resolve, write, many batches in one transaction.
+
+What makes an append cheap is what it does not write: the head of a log is not touched by appends. Its number is the
+greater of `heads.seq` and the last row's, so `heads.seq` is written when a log is opened and before a row is removed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 import apsw
 import msgspec
@@ -12,8 +17,8 @@ from ..codec import encode
 from ..errors import Invalid, Key, StoreError
 from ..ids import HOUR, Clock, time_of
 from ..keys import escape, pack, seq_of
-from ..resolve import Found, Memo, Plan, lane, reads, receipt_of, resolve, token
-from ..waist import REMEMBERED, Batch, Head, KindSpec, Receipt, Row
+from ..resolve import Found, Memo, Plan, lane, reads, receipt_of, resolve, simple, token
+from ..waist import REMEMBERED, Append, Batch, Facets, Head, Index, KindSpec, Put, Receipt, Row
 from ._facets import facets_text
 from ._sql import Tables, live, sort_column
 from ._sqlite_file import FAILURES, Connection, store_error
@@ -35,17 +40,18 @@ class Commit(NamedTuple):
 
 
 class Statements(NamedTuple):
-    """The statements that write a kind. Parameters: partition, place, rev, doc, facets, odd, expires, ix_*, ..."""
+    """What reads and writes a kind. ?1 is the partition, ?2 the sort key or number; then the columns in order."""
 
-    spec: KindSpec
+    log: bool
     indexes: tuple[str, ...]
     rev: str
-    memo: str
     insert: str
     update: str
     upsert: str
     remove: str
-    blank: str
+    memo: str = ""
+    blank: str = ""
+    head: str = ""
 
 
 def statements(names: Tables, kind: KindSpec) -> Statements:
@@ -53,22 +59,37 @@ def statements(names: Tables, kind: KindSpec) -> Statements:
     table, place = names.of(kind.name), sort_column(kind)
     indexes = tuple(f"ix_{spec.name}" for spec in kind.indexes)
     plain = ["partition", place, "rev", "doc", "facets", "odd", "expires", *indexes]
-    every = [*plain, "token", "digest"] if kind.log else plain
     sets = ", ".join(f"{name} = ?{number}" for number, name in enumerate(plain[2:], 3))
     excluded = ", ".join(f"{name} = excluded.{name}" for name in plain[2:])
     where = f"WHERE partition = ?1 AND {place} = ?2"
-    nulls = ", ".join(f"{name} = NULL" for name in ("doc", "facets", "odd", *indexes))
-    return Statements(
-        kind,
+    made = Statements(
+        kind.log,
         tuple(spec.name for spec in kind.indexes),
-        f"SELECT rev FROM {table} t {where} AND {live(names, kind, '?3')}",
-        f"SELECT seq, digest FROM {table} WHERE token = ?1 AND partition = ?2",
-        _insert(table, every),
-        f"UPDATE {table} SET {sets} {where}",
-        f"{_insert(table, plain)} ON CONFLICT (partition, {place}) DO UPDATE SET {excluded}",
-        f"DELETE FROM {table} {where}",
-        f"UPDATE {table} SET {nulls}, expires = ?3 {where} AND token IS NOT NULL",
+        rev=f"SELECT rev FROM {table} t {where} AND {live(names, kind, '?3')}",
+        insert=_insert(table, [*plain, "token", "digest"] if kind.log else plain),
+        update=f"UPDATE {table} SET {sets} {where}",
+        upsert=f"{_insert(table, plain)} ON CONFLICT (partition, {place}) DO UPDATE SET {excluded}",
+        remove=f"DELETE FROM {table} {where}",
     )
+    if not kind.log:
+        return made
+    nulls = ", ".join(f"{name} = NULL" for name in ("doc", "facets", "odd", *indexes))
+    return made._replace(
+        memo=f"SELECT seq, digest FROM {table} WHERE token = ?1 AND partition = ?2",
+        blank=f"UPDATE {table} SET {nulls}, expires = ?3 {where} AND token IS NOT NULL",
+        head=f"{head_select(names, kind)} WHERE h.partition = ?1 AND h.kind = '{kind.name}'",
+    )
+
+
+def head_select(names: Tables, kind: KindSpec) -> str:
+    """The query of the heads of a log: seq, floor, sealed, partition."""
+    last = f"SELECT max(seq) FROM {names.of(kind.name)} r WHERE r.partition = h.partition"
+    return f"SELECT max(h.seq, COALESCE(({last}), 0)), h.floor, h.sealed, h.partition FROM {names.of('heads')} h"
+
+
+def head_of(found: Sequence[Any]) -> Head:
+    """A head from `head_select`."""
+    return Head(found[0], found[1], found[2] == 1)
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:
@@ -87,16 +108,16 @@ class Writes:
         self._kinds: Mapping[str, Statements] = {}
         self._logs: frozenset[str] = frozenset()
         heads, commits = names.of("heads"), names.of("commits")
-        self._head = f"SELECT seq, floor, sealed FROM {heads} WHERE partition = ?1 AND kind = ?2"
         self._new_head = _insert(heads, ["partition", "kind", "seq", "floor", "sealed"])
         self._set_head = f"UPDATE {heads} SET seq = ?3, floor = ?4, sealed = ?5 WHERE partition = ?1 AND kind = ?2"
+        self._keep_number = f"UPDATE {heads} SET seq = max(seq, ?3) WHERE partition = ?1 AND kind = ?2"
         self._memo = f"SELECT receipt, digest FROM {commits} WHERE token = ?1 AND partition = ?2"
         self._remember = _insert(commits, ["token", "partition", "receipt", "digest", "at"])
 
     def learn(self, kinds: Sequence[KindSpec]) -> None:
         """Know these kinds, those known before too."""
         self._kinds = {**self._kinds, **{kind.name: statements(self._names, kind) for kind in kinds}}
-        self._logs = frozenset(name for name, known in self._kinds.items() if known.spec.log)
+        self._logs = frozenset(name for name, known in self._kinds.items() if known.log)
 
     def run(self, works: Sequence[Commit]) -> list[list[Answer]]:
         """Commit what several callers brought, in order, in as few transactions as MOST allows."""
@@ -118,7 +139,7 @@ class Writes:
         try:
             now = self._clock()
             for batch, restore in asked:
-                answers.append(self._one(batch, self._logs if restore else frozenset(), now))
+                answers.append(self._one(batch, self._logs if restore else None, now))
             committing = True
             self._execute("COMMIT")
         except (*FAILURES, StoreError) as error:
@@ -139,12 +160,14 @@ class Writes:
             except apsw.Error:
                 pass  # Some errors end the transaction by themselves.
 
-    def _one(self, batch: Batch, logs: Set[str], now: int) -> Answer:
+    def _one(self, batch: Batch, logs: Set[str] | None, now: int) -> Answer:
         partition = escape(batch.partition)
+        home = lane(batch) if logs is None else ""
         try:
-            home = "" if logs else lane(batch)
+            if home and simple(batch) and (receipt := self._append(batch, partition, home)) is not None:
+                return receipt
             found = self._found(batch, partition, logs, home, now)
-            plan = resolve(batch, found, logs)
+            plan = resolve(batch, found, logs or frozenset())
         except StoreError as error:
             error.engine = "sqlite"
             return error
@@ -153,17 +176,38 @@ class Writes:
         self._write(batch, partition, found, plan, logs, home, now)
         return plan.receipt
 
-    def _found(self, batch: Batch, partition: str, logs: Set[str], home: str, now: int) -> Found:
-        wanted = reads(batch, logs)
-        memo = None if logs else self._remembered(batch, partition, home)
+    def _append(self, batch: Batch, partition: str, home: str) -> Receipt | None:
+        """What `resolve` would decide for a simple batch on an open log; None if that is not all there is to it."""
+        known, mark = self._kind(home), token(batch)
+        head = self._execute(known.head, (partition,)).fetchone()
+        if head is None or head[2] or self._execute(known.memo, (mark, partition)).fetchone() is not None:
+            return None
+        last, seqs = head[0], list[int | None]()
+        digest = _digest(batch)
+        for op in batch.ops:
+            if type(op) is Append:
+                last += 1
+                seqs.append(last)
+                values = self._values(known, partition, last, batch.id, op)
+                self._execute(known.insert, (*values, mark, digest))
+                mark = digest = None
+            elif type(op) is Put:
+                seqs.append(None)
+                at = self._kind(op.kind)
+                self._execute(at.upsert, self._values(at, partition, escape(op.sort), batch.id, op))
+        return Receipt(batch.id, tuple(seqs))
+
+    def _found(self, batch: Batch, partition: str, logs: Set[str] | None, home: str, now: int) -> Found:
+        wanted = reads(batch, logs or frozenset())
+        memo = self._remembered(batch, partition, home) if logs is None else None
         heads: dict[str, Head | None] = {}
         for kind in wanted.heads:
-            head = self._execute(self._head, (partition, kind)).fetchone()
-            heads[kind] = None if head is None else Head(head[0], head[1], head[2] == 1)
+            head = self._execute(self._kind(kind).head, (partition,)).fetchone()
+            heads[kind] = None if head is None else head_of(head)
         rows: dict[Key, Row | None] = {}
         for key in wanted.keys:
             known = self._kind(key.kind)
-            place = seq_of(key.sort) if known.spec.log else escape(key.sort)
+            place = seq_of(key.sort) if known.log else escape(key.sort)
             rev = self._execute(known.rev, (partition, place, now)).fetchone()
             rows[key] = None if rev is None else Row(key, rev[0], b"")
         return Found(rows, heads, memo)
@@ -175,56 +219,57 @@ class Writes:
         row = self._execute(self._kind(home).memo, (token(batch), partition)).fetchone()
         if row is None:
             return None
-        # The rev of the row may be that of an edit: the id of the batch stands before its digest.
-        rev = batch.id if row[1] is None else row[1][:36].decode()
-        return Memo(receipt_of(batch, row[0], rev), row[1] and row[1][36:])
+        first, digest = row
+        if digest is None:
+            return Memo(receipt_of(batch, first, batch.id), None)
+        return Memo(receipt_of(batch, first, str(UUID(bytes=digest[:16]))), digest[16:])
 
     def _write(
-        self, batch: Batch, partition: str, found: Found, plan: Plan, logs: Set[str], home: str, now: int
+        self, batch: Batch, partition: str, found: Found, plan: Plan, logs: Set[str] | None, home: str, now: int
     ) -> None:
         for kind, head in plan.heads.items():
-            statement = self._new_head if found.heads.get(kind) is None else self._set_head
-            self._execute(statement, (partition, kind, head.seq, head.floor, head.sealed))
+            before = found.heads.get(kind)
+            if before is None:
+                self._execute(self._new_head, (partition, kind, head.seq, head.floor, head.sealed))
+            elif logs is not None or head.floor != before.floor or head.sealed != before.sealed:
+                self._execute(self._set_head, (partition, kind, head.seq, head.floor, head.sealed))
         for key in plan.deletes:
             row = found.rows[key]
             assert row is not None, "resolve deletes what was found"
             self._delete(partition, row, now)
-        first = next((seq for seq in plan.receipt.seqs if seq is not None), 0) if home else 0
+        mark, digest = (token(batch), _digest(batch)) if home else (None, None)
         for row in plan.puts:
-            self._put(batch, partition, row, found, logs, home, first)
-        if not home and not logs:
+            kind, known = row.key.kind, self._kind(row.key.kind)
+            place = seq_of(row.key.sort) if known.log else escape(row.key.sort)
+            values = self._values(known, partition, place, row.rev, row)
+            if logs is not None or not known.log:
+                self._execute(known.upsert, values)
+            elif _is_edit(row, found.heads):
+                self._execute(known.update, values)
+            elif kind == home:
+                self._execute(known.insert, (*values, mark, digest))
+                mark = digest = None
+            else:
+                self._execute(known.insert, (*values, None, None))
+        if not home and logs is None:
             receipt = _encode_receipt((plan.receipt.id, plan.receipt.seqs))
             self._execute(self._remember, (token(batch), partition, receipt, batch.digest, now))
 
-    def _put(self, batch: Batch, partition: str, row: Row, found: Found, logs: Set[str], home: str, first: int) -> None:
-        known = self._kind(row.key.kind)
-        facets, odd = None, None
+    def _values(self, known: Statements, partition: str, place: str | int, rev: str, row: _Written) -> tuple[Any, ...]:
+        facets = odd = None
         if row.facets:
             facets = facets_text(row.facets)
             odd = encode(dict(row.facets)) if facets is None else None
+        values = (partition, place, rev, row.doc, facets, odd, row.expires)
+        if not known.indexes:
+            return values
         index = row.index
-        packed = [pack(index[name]) if name in index else None for name in known.indexes] if known.indexes else ()
-        if not known.spec.log:
-            place: str | int = escape(row.key.sort)
-            self._execute(known.upsert, (partition, place, row.rev, row.doc, facets, odd, row.expires, *packed))
-            return
-        place = seq_of(row.key.sort)
-        values = (partition, place, row.rev, row.doc, facets, odd, row.expires, *packed)
-        before = found.heads.get(row.key.kind)
-        if logs:
-            self._execute(known.upsert, values)
-        elif row.key.kind not in found.heads or (before is not None and place <= before.seq):
-            self._execute(known.update, values)
-        elif row.key.kind == home and place == first:
-            digest = None if batch.once is None else batch.id.encode() + (batch.digest or b"")
-            self._execute(known.insert, (*values, token(batch), digest))
-        else:
-            self._execute(known.insert, (*values, None, None))
+        return (*values, *[pack(index[name]) if name in index else None for name in known.indexes])
 
     def _delete(self, partition: str, row: Row, now: int) -> None:
         """Remove a row; of a young one that remembers its batch, all but that."""
-        known = self._kind(row.key.kind)
-        if not known.spec.log:
+        kind, known = row.key.kind, self._kind(row.key.kind)
+        if not known.log:
             self._execute(known.remove, (partition, escape(row.key.sort)))
             return
         place, minted = seq_of(row.key.sort), time_of(row.rev)
@@ -232,6 +277,7 @@ class Writes:
             self._execute(known.blank, (partition, place, minted))
             if self._connection.changes():
                 return
+        self._execute(self._keep_number, (partition, kind, place))
         self._execute(known.remove, (partition, place))
 
     def _kind(self, name: str) -> Statements:
@@ -239,6 +285,32 @@ class Writes:
         if known is None:
             raise Invalid(f"the schema has no kind {name!r}", engine="sqlite", operation="commit")
         return known
+
+
+class _Written(Protocol):
+    """What Append, Put and Row have in common."""
+
+    @property
+    def doc(self) -> bytes: ...
+    @property
+    def index(self) -> Index: ...
+    @property
+    def facets(self) -> Facets: ...
+    @property
+    def expires(self) -> int | None: ...
+
+
+def _digest(batch: Batch) -> bytes | None:
+    """What stands beside a token: the rev of its row may one day be that of an edit, so the id comes first."""
+    return None if batch.once is None else bytes.fromhex(batch.id.replace("-", "")) + (batch.digest or b"")
+
+
+def _is_edit(row: Row, heads: Mapping[str, Head | None]) -> bool:
+    """Whether a row of a log is one that was there before: the others are numbered above its head."""
+    if row.key.kind not in heads:
+        return True
+    head = heads[row.key.kind]
+    return head is not None and seq_of(row.key.sort) <= head.seq
 
 
 _encode_receipt = msgspec.msgpack.Encoder().encode

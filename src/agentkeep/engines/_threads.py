@@ -45,7 +45,7 @@ class Crew(Generic[W, A]):
     async def ask(self, work: W) -> A:
         """The answer to a work. Cancelling the wait does not stop the work."""
         loop = asyncio.get_running_loop()
-        asked = _Asked[W, A](work, loop, loop.create_future())
+        asked: _Asked[W, A] = _Asked(work, loop, loop.create_future())
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal()
@@ -121,7 +121,7 @@ def tried(call: Callable[[], A]) -> A | BaseException:
 
 async def in_thread(call: Callable[[], A]) -> A:
     """The result of a call that blocks, from a thread of its own."""
-    crew = Crew[Callable[[], A], A]("agentkeep-call", 1, lambda calls: [tried(call) for call in calls])
+    crew: Crew[Callable[[], A], A] = Crew("agentkeep-call", 1, lambda calls: [tried(call) for call in calls])
     try:
         return await crew.ask(call)
     finally:
@@ -176,7 +176,7 @@ class Turns(Generic[W, A]):
 
     async def ask(self, work: W) -> A:
         """The answer to a work. Never suspends; blocks the thread."""
-        turn = _Turn[W, A](work)
+        turn: _Turn[W, A] = _Turn(work)
         if self._queued(turn):
             self._wait(turn)
         if not turn.answers:
@@ -194,7 +194,7 @@ class Turns(Generic[W, A]):
             self._closed = True
             if not self._led:
                 return
-            last = _Turn[W, A](None)
+            last: _Turn[W, A] = _Turn(None)
             last.gate.acquire()
             self._waiting.append(last)
         self._wait(last)

@@ -21,7 +21,7 @@ from ..keys import END, cursor, escape, position, seq_sort, unescape, unpack
 from ..predicates import OPERATORS
 from ..resolve import head_row
 from ..urls import Url
-from ..waist import HEAD, Batch, Capabilities, Head, KindSpec, Page, Receipt, Row, Scan, Schema
+from ..waist import HEAD, Batch, Capabilities, KindSpec, Page, Receipt, Row, Scan, Schema
 from ._facets import text_facets
 from ._sql import Tables, checked, dump_query, facets_of, live, looked_query, row_of, sort_column, tables
 from ._sqlite_file import (
@@ -37,7 +37,7 @@ from ._sqlite_file import (
     sync_directory,
 )
 from ._sqlite_sweep import Sweep
-from ._sqlite_writes import Answer, Commit, Writes
+from ._sqlite_writes import Answer, Commit, Writes, head_of, head_select
 from ._threads import Crew, Turns, in_thread, tried
 
 __all__ = ["Options", "SQLite", "from_url"]
@@ -70,12 +70,6 @@ class SQLite:
         self._lock = threading.Lock()
         self._files: _Files | None = None
         self._kinds: dict[str, _Known] = {}
-        heads = self._names.of("heads")
-        self._head = f"SELECT seq, floor, sealed FROM {heads} WHERE partition = ?1 AND kind = ?2"
-        self._heads = (
-            f"SELECT partition, seq, floor, sealed FROM {heads} WHERE partition >= ?1 AND kind = ?2 "
-            "ORDER BY partition LIMIT ?3"
-        )
         self.capabilities = Capabilities(
             name="sqlite",
             atomic="database",
@@ -188,13 +182,13 @@ class SQLite:
             connection.execute("COMMIT")
 
     def _row(self, connection: Connection, key: Key, now: int) -> Row | None:
-        kind, query = self._known(key.kind, "get")
+        kind, query, head_query = self._known(key.kind, "get")
         partition, place = escape(key.partition), key.sort
         if not kind.log:
             found = connection.execute(query, (partition, escape(place), now)).fetchone()
         elif place == HEAD:
-            head = connection.execute(self._head, (partition, key.kind)).fetchone()
-            return None if head is None else head_row(key.kind, key.partition, _head(head))
+            head = connection.execute(head_query, (partition, key.kind)).fetchone()
+            return None if head is None else head_row(key.kind, key.partition, head_of(head))
         elif len(place) == _SEQ and place.isascii() and place.isdigit():
             found = connection.execute(query, (partition, int(place), now)).fetchone()
         else:
@@ -202,7 +196,7 @@ class SQLite:
         return None if found is None else Row(key, found[0], found[1], {}, {}, found[2])
 
     def _scan(self, connection: Connection, scan: Scan) -> Page:
-        kind, _ = self._known(scan.kind, "scan")
+        kind = self._known(scan.kind, "scan").spec
         query, args = looked_query(self._names, SQLITE, kind, scan, self._clock())
         if scan.where is None:
             got = connection.execute(query, args).fetchall()
@@ -219,14 +213,16 @@ class SQLite:
         return Page(rows, None)
 
     def _dump(self, connection: Connection, scan: Scan) -> Page:
-        kind, _ = self._known(scan.kind, "dump")
+        kind = self._known(scan.kind, "dump").spec
         rows: list[Row] = []
         after = position(scan)
         if kind.log and (after is None or after[1] == HEAD):
             # No partition contains END: what follows is at or above it with END behind.
-            args = ("" if after is None else escape(after[0]) + END, kind.name, scan.limit)
-            for partition, *head in connection.execute(self._heads, args):
-                rows.append(head_row(kind.name, unescape(partition), _head(head)))
+            place = "" if after is None else escape(after[0]) + END
+            heads = f"{head_select(self._names, kind)} WHERE h.partition >= ?1 AND h.kind = ?2"
+            heads += " ORDER BY h.partition LIMIT ?3"
+            for head in connection.execute(heads, (place, kind.name, scan.limit)):
+                rows.append(head_row(kind.name, unescape(head[3]), head_of(head)))
             scan = Scan(kind.name, limit=scan.limit - len(rows))
         if scan.limit:
             query, args = dump_query(self._names, SQLITE, kind, scan, self._clock())
@@ -245,16 +241,14 @@ _SEQ = len(seq_sort(1))
 class _Known(NamedTuple):
     spec: KindSpec
     get: str
+    head: str
 
 
 def _known(names: Tables, kind: KindSpec) -> _Known:
     where = f"partition = ?1 AND {sort_column(kind)} = ?2 AND {live(names, kind, '?3')}"
-    return _Known(kind, f"SELECT rev, doc, expires FROM {names.of(kind.name)} t WHERE {where}")
-
-
-def _head(found: Sequence[int]) -> Head:
-    seq, floor, sealed = found
-    return Head(seq, floor, sealed == 1)
+    get = f"SELECT rev, doc, expires FROM {names.of(kind.name)} t WHERE {where}"
+    head = f"{head_select(names, kind)} WHERE h.partition = ?1 AND h.kind = ?2"
+    return _Known(kind, get, head if kind.log else "")
 
 
 def _bare(kind: KindSpec, scan: Scan, got: Sequence[tuple[Any, ...]]) -> list[Row]:
