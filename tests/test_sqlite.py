@@ -81,6 +81,9 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
         engine = SQLite(path, given, clock) if clock else SQLite(path, given)
         engines.append(engine)
         await engine.open(schema)
+        if clock is None:  # Tests that use the writer's connection share it with no housekeeping.
+            assert engine._files is not None
+            engine._files.writer._after = lambda: None
         return engine
 
     yield open_
@@ -361,9 +364,14 @@ async def test_a_writer_waits_for_another_process(opened: Open, tmp_path: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path):
+@pytest.mark.parametrize("mode", ["async", "inline"])
+def test_a_forked_child_is_refused_and_closes_nothing_of_its_parent(tmp_path: Path, mode: str):
     run = subprocess.run(
-        [sys.executable, "-c", _FORK, str(tmp_path / "x.db")], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", _FORK, str(tmp_path / "x.db"), mode],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert run.stderr == ""
     assert run.stdout.split() == ["Closed", "Closed", "0", "ok", "(2,)"]
@@ -385,17 +393,29 @@ async def child(engine):
     await attempt(engine.get([]))
     await attempt(SQLite(sys.argv[1]).open(SCHEMA))
     await engine.close()
+    del engine
+def held():
+    # How many open files of this process are the database.
+    there = os.stat(sys.argv[1])
+    count = 0
+    for fd in range(100):
+        try:
+            count += os.path.samestat(os.fstat(fd), there)
+        except OSError:
+            pass
+    return count
 async def parent(engine):
     await engine.open(SCHEMA)
     await commit(engine, "p", Append("event", b"x"))
-engine = SQLite(sys.argv[1])
+engine = SQLite(sys.argv[1], inline=sys.argv[2] == "inline")
 asyncio.run(parent(engine))
+before = held()
 pid = os.fork()
 if pid == 0:
     asyncio.run(child(engine))
     del engine
     gc.collect()
-    sys.exit(0)
+    sys.exit(held() != before)
 print(os.waitpid(pid, 0)[1], flush=True)
 async def go_on():
     receipt = await commit(engine, "p", Append("event", b"x"))
@@ -904,9 +924,28 @@ async def test_trimmed_rows_are_removed_in_small_steps_once_they_are_old(opened:
     assert (await commit(engine, "p", Append("event", BODY))).seqs == (301,)
 
 
+async def test_only_what_is_hidden_and_old_leaves_a_trimmed_log(opened: Open, tmp_path: Path):
+    clock = Time()
+    ids = Ids(clock)
+    engine = await opened(clock=clock)
+    await answers(engine, *[Batch("p", (Append("event", BODY),), ids()) for _ in range(3)])
+    clock.now += DAY + 2 * HOUR
+    young = [Batch("p", (Append("event", BODY),), ids()) for _ in range(3)]
+    await answers(engine, *young)
+    await done(engine, Batch("p", (Trim("event", 5),), ids()))
+    await _settled(engine, clock, 5)
+    assert look(tmp_path, "SELECT seq FROM event ORDER BY seq") == [(4,), (5,), (6,)]
+    assert (await done(engine, young[0])).replayed
+    clock.now += 2 * DAY
+    await _settled(engine, clock, 5)
+    assert look(tmp_path, "SELECT seq FROM event") == [(5,), (6,)], "what is not hidden stays, however old it is"
+
+
 async def test_housekeeping_waits_for_nobody(opened: Open, tmp_path: Path):
     clock = Time()
     engine = await opened(clock=clock, busy_timeout=30)
+    assert engine._files is not None
+    engine._files.writer._after = lambda: None
     await commit(engine, "p", Put("note", "a", BODY, expires=clock.now + 1))
     clock.now += 6 * SECOND
     other = apsw.Connection(str(tmp_path / "x.db"))

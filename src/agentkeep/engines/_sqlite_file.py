@@ -256,7 +256,7 @@ def _missing_indexes(
     table = names.of(kind.name)
     columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table[1:-1],))}
     needed = {"partition", sort_column(kind), "rev", "doc", "facets", "odd", "expires"}
-    if not needed <= columns or ("token" in columns) != kind.log:
+    if not needed <= columns:
         raise SchemaMismatch(
             f"the table {table} is not one of kind {kind.name!r}",
             engine="sqlite",
