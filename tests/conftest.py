@@ -1,12 +1,30 @@
-"""Names the engines that the conformance suite runs on here."""
+"""Which engines the tests run on, and databases for those of the store."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 
-ENGINES = ["memory://"]
+from agentkeep import Store
+from engines import ENGINES, Database, names
 
 
 def pytest_agentkeep_engines(config: pytest.Config) -> list[str]:
     """Every engine of this repository."""
     return ENGINES
+
+
+@pytest.fixture(params=ENGINES, ids=names())
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """A new, empty database on each engine, with a clock that stands until it is moved."""
+    made = Database(request.param, tmp_path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def store(database: Database) -> Store:
+    """A store on a new database."""
+    return await database.open()
