@@ -43,7 +43,7 @@ from engines import Database, Unfiltered
     partition="id",
     sort="sort",
     indexes={"due": ("queue", "run_us")},
-    facets=("queue", "n", "tag", "metadata.*"),
+    facets=("queue", "n", "tag"),
 )
 class Task(Struct, frozen=True, kw_only=True):
     id: str
