@@ -143,7 +143,7 @@ class Limits:
             if len(values) != len(spec.fields):
                 raise Invalid(f"index {name!r} takes {len(spec.fields)} values, {len(values)} were given", key=key)
             _typed(spec, values, key)
-            length = size(pack(values))
+            length = len(pack(values).encode())
             if length > MAX_INDEX:
                 raise TooLarge(f"the values of index {name!r}", limit=MAX_INDEX, size=length, key=key)
             total += length
