@@ -1,7 +1,9 @@
 """Every test of the contract: `from agentkeep.testing.suite import *` in a test file runs them all there."""
 
 from .claimed import *  # noqa: F403
+from .concurrency import *  # noqa: F403
 from .copying import *  # noqa: F403
+from .crash import *  # noqa: F403
 from .expiry import *  # noqa: F403
 from .fidelity import *  # noqa: F403
 from .filters import *  # noqa: F403
