@@ -23,6 +23,10 @@ END = "\x01"
 ABOVE = "~"
 """Sorts above every character a packed field can start with: pack(prefix) + ABOVE is the upper bound of a prefix."""
 
+MAX_ID = MAX_PARTITION - 2 * 64 - 2
+"""Bytes an id may have before its digest stands for it: it leaves room for any tenant, so that the partition of an
+id does not depend on who asks."""
+
 _ODD = re.compile("[\x00-\x02\ud7ff-\udfff]")
 _CODED = re.compile("\x02[\x03-\x05]|\ud7ff[\x03-\u0803]")
 _SEQ_DIGITS = 16
@@ -131,14 +135,13 @@ def size(text: str) -> int:
     return len(text) if text.isascii() and not _ODD.search(text) else len(escape(text).encode())
 
 
-def partition(identifier: str, tenant: str | None = None) -> str:
-    """The partition of an id: the id itself, or a digest where it would be over the limit with its tenant.
+def partition(identifier: str) -> str:
+    """The partition of an id: the id itself, or a digest where it would be over the limit with a tenant.
 
     A digest starts with U+10FFFF, a code point that is no character; an id that starts with it is digested too,
     so none can pretend to be one.
     """
-    room = MAX_PARTITION - (size(tenant) + 1 if tenant is not None else 0)
-    if not identifier.startswith("\U0010ffff") and (len(identifier) * 5 <= room or size(identifier) <= room):
+    if not identifier.startswith("\U0010ffff") and (len(identifier) * 5 <= MAX_ID or size(identifier) <= MAX_ID):
         return identifier
     return "\U0010ffff" + blake2b(escape(identifier).encode(), digest_size=32).hexdigest()
 

@@ -79,8 +79,13 @@ def token(batch: Batch) -> bytes:
 
 def lane(batch: Batch) -> str:
     """Where a batch is remembered: with the first row it appends to its one log, or "" among the commits."""
-    kinds = {op.kind for op in batch.ops if isinstance(op, Append)}
-    return kinds.pop() if len(kinds) == 1 else ""
+    found = ""
+    for op in batch.ops:
+        if type(op) is Append and op.kind != found:
+            if found:
+                return ""
+            found = op.kind
+    return found
 
 
 def simple(batch: Batch) -> bool:
@@ -89,10 +94,10 @@ def simple(batch: Batch) -> bool:
     Such a batch reads nothing but the head of its log: it fails only if that is sealed (or, for
     `expect="exists"`, missing), or if the batch was committed before.
     """
-    logs = {op.kind for op in batch.ops if type(op) is Append and op.after is None}
-    return len(logs) == 1 and all(
-        (type(op) is Append and op.after is None) or (type(op) is Put and op.expect == "any") for op in batch.ops
-    )
+    for op in batch.ops:
+        if not ((type(op) is Append and op.after is None) or (type(op) is Put and op.expect == "any")):
+            return False
+    return lane(batch) != ""
 
 
 def resolve(batch: Batch, found: Found, logs: Set[str] = frozenset()) -> Plan | Receipt:

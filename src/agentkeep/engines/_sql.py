@@ -252,6 +252,10 @@ def _range(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Q
         for sign, limit in ((">=", scan.lo), ("<", scan.hi)):
             if limit is not None:
                 bound(f"{sort_column(kind)} {sign} {{}}", seq_bound(str(limit)) if seq else escape(str(limit)))
+    else:
+        for sign, limit in ((">=", scan.lo), ("<", scan.hi)):
+            if limit is not None:
+                bound(f"partition {sign} {{}}", escape(str(limit)))
     if seq and scan.prefix and scan.index is None:
         # The floor as a bound of the range: a trimmed log is as quick to read as a short one.
         floor = f"SELECT floor FROM {names.of('heads')} WHERE partition = {d.mark(2)} AND kind = '{kind.name}'"

@@ -205,14 +205,14 @@ class Memory:
 
 
 def _bare(row: Row, facets: bool = False) -> Row:
-    return msgspec.structs.replace(row, index={}, facets=row.facets if facets else {})
+    return Row(row.key, row.rev, row.doc, {}, row.facets if facets else {}, row.expires)
 
 
 def _bounds(scan: Scan) -> tuple[Entry, Entry | None]:
     """The half-open range of entries a scan goes over. U+0000 after a string is the next string there is."""
     if scan.index is None:
         if not scan.prefix:
-            return (), None
+            return ("" if scan.lo is None else str(scan.lo),), None if scan.hi is None else (str(scan.hi),)
         partition = str(scan.prefix[0])
         lo = (partition, str(scan.lo)) if scan.lo is not None else (partition,)
         hi = (partition, str(scan.hi)) if scan.hi is not None else (partition + "\x00",)
