@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import Invalid, Key, StoreError, TooLarge
-from ..keys import pack, seq_sort, size
+from ..keys import WIDEST, pack, seq_sort, size
 from ..predicates import Facet
 from ..resolve import validate
 from ..waist import (
@@ -188,8 +188,8 @@ def _typed(spec: IndexSpec, values: Sequence[Scalar], key: Key | None) -> None:
 
 
 def _fits(what: str, text: str, limit: int, hint: str = "") -> None:
-    """Raises TooLarge. No character takes more than 5 bytes, so most texts need no counting."""
-    if len(text) * 5 > limit and (length := size(text)) > limit:
+    """Raises TooLarge. Most texts are so short that they need no counting."""
+    if len(text) * WIDEST > limit and (length := size(text)) > limit:
         raise TooLarge(what, limit=limit, size=length, hint=hint)
 
 
@@ -199,7 +199,7 @@ def _facets_size(key: Key, facets: Facets) -> int:
     rough = 0
     for path, value in facets.items():
         rough += len(path) + (len(value) if type(value) is str else _value_size(path, value, key, len))
-    if rough * 5 <= MAX_FACET_BYTES:
+    if rough * WIDEST <= MAX_FACET_BYTES:
         return rough
     total = sum(size(path) + _value_size(path, value, key, size) for path, value in facets.items())
     if total > MAX_FACET_BYTES:
