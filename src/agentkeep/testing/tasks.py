@@ -47,9 +47,9 @@ class Told(msgspec.Struct, frozen=True):
 Tell = Callable[[Told], None]
 
 
-def turn(partition: str, worker: int, number: int, id: str) -> Batch:
+def turn(partition: str, worker: int, number: int, id: str, more: str = "") -> Batch:
     """A turn of a conversation: two events that belong together, the state, and a row with an index entry."""
-    said = encode({"worker": worker, "number": number})
+    said = encode({"worker": worker, "number": number, "more": more})
     name = f"{worker}.{number}"
     return Batch(
         partition,
@@ -96,9 +96,7 @@ async def append(engine: Engine, task: Task, tell: Tell) -> None:
         partition = task.partitions[number % len(task.partitions)]
         one = turn(partition, task.worker, number, new_id())
         tell(Told("trying", task.worker, number, partition, one.id))
-        got = await settle(engine, one)
-        seqs = tuple([seq for seq in got.seqs if seq is not None])
-        tell(Told("done", task.worker, number, partition, one.id, seqs))
+        tell(acknowledged(task, number, one, await settle(engine, one)))
 
 
 async def follow(engine: Engine, task: Task, tell: Tell) -> None:
@@ -194,6 +192,12 @@ async def reserve(engine: Engine, task: Task, tell: Tell) -> None:
         except Conflict:
             continue
         tell(Told("reserved", task.worker, number, partition, got.id))
+
+
+def acknowledged(task: Task, number: int, one: Batch, got: Receipt) -> Told:
+    """What a worker says of a turn that was committed."""
+    seqs = tuple([seq for seq in got.seqs if seq is not None])
+    return Told("done", task.worker, number, one.partition, one.id, seqs)
 
 
 DOES: dict[str, Callable[[Engine, Task, Tell], Awaitable[None]]] = {

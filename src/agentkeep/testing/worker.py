@@ -17,6 +17,7 @@ import msgspec
 from ..ids import system_clock
 from ..layers.limits import Limits
 from ..urls import engine as engine_of
+from . import hardship
 from .schema import SCHEMA
 from .tasks import DOES, Task, Told
 
@@ -24,11 +25,14 @@ from .tasks import DOES, Task, Told
 async def run(url: str, task: Task) -> None:
     """One task on one engine."""
     engine = Limits(engine_of(url, system_clock))
+    if task.do == "write":
+        await hardship.write(engine, task, tell)
+        return
     await engine.open(SCHEMA)
     try:
         tell(Told("ready", task.worker))
         await asyncio.to_thread(sys.stdin.readline)
-        await DOES[task.do](engine, task, tell)
+        await (hardship.fill if task.do == "fill" else DOES[task.do])(engine, task, tell)
         tell(Told("end", task.worker))
     finally:
         await engine.close()

@@ -5,7 +5,9 @@ from .concurrency import *  # noqa: F403
 from .copying import *  # noqa: F403
 from .crash import *  # noqa: F403
 from .expiry import *  # noqa: F403
+from .faults import *  # noqa: F403
 from .fidelity import *  # noqa: F403
+from .files import *  # noqa: F403
 from .filters import *  # noqa: F403
 from .life import *  # noqa: F403
 from .limits import *  # noqa: F403
