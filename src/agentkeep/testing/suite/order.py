@@ -335,6 +335,22 @@ async def test_a_damaged_cursor_is_refused(engine: Engine, name: Names) -> None:
                 await engine.dump(kind, wrong, 10)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", ["note", "event"])
+async def test_a_scan_of_a_whole_kind_ranges_over_its_partitions(
+    engine: Engine, name: Names, kind: str, reverse: bool
+) -> None:
+    base = name("p")
+    partitions = [f"{base}{end}" for end in ("", "\x00", "\x01", "a", "é", "\ud800", "\U0001f600")]
+    for partition in partitions:
+        await commit(engine, partition, Append("event", doc(0)) if kind == "event" else Put("note", "a", doc(0)))
+    for lo, hi in ((0, 7), (1, 6), (3, 3), (2, 4)):
+        top = f"{base}\U0010ffff" if hi == 7 else partitions[hi]
+        scan = Scan(kind, lo=partitions[lo], hi=top, reverse=reverse, limit=2)
+        found = [row.key.partition async for page in pages(engine, scan) for row in page.rows]
+        assert found == (partitions[lo:hi][::-1] if reverse else partitions[lo:hi])
+
+
 async def test_scans_that_make_no_sense_are_refused(engine: Engine, name: Names) -> None:
     q = name("q")
     for wrong in (
