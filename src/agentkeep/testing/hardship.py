@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -44,6 +45,7 @@ async def _until_full(engine: Engine, task: Task, tell: Tell) -> tuple[int, Batc
 
 async def write(engine: Engine, task: Task, tell: Tell) -> None:
     """Try to write without rights: root gives up its own."""
+    await asyncio.to_thread(int)  # What Python imports when it is first used is out of reach afterwards.
     if os.geteuid() == 0:
         os.setegid(NOBODY)
         os.seteuid(NOBODY)
