@@ -54,7 +54,7 @@ def decode(doc: bytes, type: type[T], key: Key | None = None) -> T:
         if how == PLAIN:
             return _decoder(type).decode(body)
         if how == ODD:
-            return msgspec.convert(json.loads(bytes(body)), type)
+            return msgspec.convert(json.loads(bytes(body), parse_float=_finite, parse_constant=_finite), type)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Corrupt(f"the document does not decode as {type.__name__}: {_reason(error)}", key=key) from None
     raise Corrupt(f"the document has the unknown form {how}", key=key, hint="A newer agentkeep may have written it.")
@@ -81,6 +81,13 @@ def is_moved(doc: bytes) -> bool:
 @lru_cache(maxsize=512)
 def _decoder(type: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(type)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _reason(error: Exception) -> str:
