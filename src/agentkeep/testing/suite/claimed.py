@@ -13,12 +13,10 @@ from ...predicates import OPERATORS
 from ...urls import engine as engine_of
 from ...waist import Append, Capabilities, Engine, Key, Put, Receipt, Scan
 from ..fixtures import Names
-from ..marks import needs, on_one_loop
+from ..marks import needs
 from ..schema import SCHEMA
 from ..target import Target
 from ..verbs import batch, commit, doc, dumped, numbers, read, sorts
-
-pytestmark = on_one_loop
 
 T = TypeVar("T")
 

@@ -10,14 +10,12 @@ from ...errors import Conflict
 from ...waist import Append, Engine, Key, Put, Receipt, Scan
 from ..checks import check_turns
 from ..fixtures import Names
-from ..marks import case, needs, on_one_loop
+from ..marks import case, needs
 from ..processes import ran
 from ..schema import SCHEMA
 from ..target import Target
 from ..tasks import DOES, LEASE, Job, Task, Told, claim, finish
 from ..verbs import answers, batch, commit, doc, numbers, read, rows
-
-pytestmark = on_one_loop
 
 
 async def _together(engine: Engine, tasks: Sequence[Task]) -> list[Told]:

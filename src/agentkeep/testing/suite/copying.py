@@ -13,7 +13,7 @@ from ...keys import seq_sort
 from ...layers.limits import Limits
 from ...waist import HEAD, Append, Check, Delete, Engine, Head, Key, Put, Row, Trim
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..schema import SCHEMA
 from ..target import MovedClock, Target
 from ..values import STRINGS
@@ -33,8 +33,6 @@ from ..verbs import (
     rows,
     sorts,
 )
-
-pytestmark = on_one_loop
 
 _KINDS = ("note", "event", "turn", "state")
 

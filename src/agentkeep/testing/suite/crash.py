@@ -10,13 +10,11 @@ import pytest
 
 from ...waist import Append, Engine
 from ..checks import check_turns
-from ..marks import case, needs, on_one_loop
+from ..marks import case, needs
 from ..processes import processes
 from ..target import Target
 from ..tasks import Task, Told, settle, turn
 from ..verbs import commit, doc
-
-pytestmark = on_one_loop
 
 _KILLS = 8
 

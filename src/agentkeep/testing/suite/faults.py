@@ -15,13 +15,11 @@ from ...errors import StoreError, Unavailable
 from ...urls import parse
 from ...waist import Append, Batch, Engine, Key, Put, Receipt, Scan
 from ..checks import check_turns
-from ..marks import case, needs, on_one_loop
+from ..marks import case, needs
 from ..proxy import Direction, Proxy
 from ..target import Target
 from ..tasks import Task, Told, append, reading, settle, turn
 from ..verbs import batch, commit, doc, done, new_id, numbers
-
-pytestmark = on_one_loop
 
 _BOUND = 45.0
 """No call may take longer than this, whatever the network does. Engines that wait longer set a shorter time limit."""

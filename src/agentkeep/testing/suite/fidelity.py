@@ -11,11 +11,9 @@ from ...codec import check, decode, encode
 from ...errors import Corrupt, Invalid
 from ...waist import Append, Engine, Put
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..values import DOCUMENTS
 from ..verbs import commit, numbers, read, rows
-
-pytestmark = on_one_loop
 
 PICKLE = b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x02id\x94\x85\x94R\x94."
 MSGPACK = b"\xc7\x10\x05\x93\xa2os\xa6system\xa4true"

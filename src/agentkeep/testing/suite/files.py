@@ -15,13 +15,11 @@ import pytest
 from ...errors import StoreError
 from ...waist import Append, Engine, Key, Put
 from ..checks import check_turns
-from ..marks import case, needs, on_one_loop
+from ..marks import case, needs
 from ..processes import ran
 from ..target import Target
 from ..tasks import Task
 from ..verbs import commit, doc, rows
-
-pytestmark = on_one_loop
 
 
 @case("C9")

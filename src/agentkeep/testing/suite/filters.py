@@ -10,11 +10,9 @@ import msgspec
 from ...predicates import OPERATORS, All, Compare, Not, Predicate, Some, evaluate
 from ...waist import Append, Engine, Facets, Put, Row, Scan
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..values import HUGE, STRINGS, SYNTAX
 from ..verbs import commit, doc, pages, rows
-
-pytestmark = on_one_loop
 
 _VALUES: tuple[Any, ...] = (
     "a", "A", "a ", "", "1", "true", "á", "\U0001f600", 0, 1, -1, 2, 10, 1.0, 0.0, -0.0, 0.5, -2.5, 1e300, 5e-324,

@@ -11,12 +11,10 @@ import pytest
 from ...errors import Closed, SchemaMismatch, StoreError
 from ...waist import Append, Engine, IndexSpec, Key, KindSpec, Put, Receipt, Scan, Schema
 from ..fixtures import Names
-from ..marks import case, needs, on_one_loop
+from ..marks import case, needs
 from ..schema import EVENT, NOTE, SCHEMA, STATE, TURN
 from ..target import Target
 from ..verbs import batch, commit, doc, done, numbers, read, rows, sorts
-
-pytestmark = on_one_loop
 
 _PATIENCE = 60.0
 

@@ -32,11 +32,9 @@ from ...waist import (
     Trim,
 )
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..target import Target
 from ..verbs import answers, batch, by_key, commit, doc, numbers, read, refused, rows, sorts
-
-pytestmark = on_one_loop
 
 _FILLERS = ("x", "é", "\x00", "\ud800", "\udfff", "\U0001f600", " ")
 

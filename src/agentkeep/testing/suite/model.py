@@ -20,12 +20,10 @@ from ...layers.limits import Limits
 from ...predicates import Predicate, evaluate
 from ...waist import HEAD, Batch, Engine, Key, Receipt, Row, Scan
 from ..histories import LOGS, PARTITIONS, QUEUES, SORTS, Draft, Drawn, Step, batches, build, histories, wheres
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..schema import SCHEMA
 from ..target import MovedClock, Target
 from ..verbs import by_key, dumped, new_id, pages, rows
-
-pytestmark = on_one_loop
 
 _bounded = settings(
     max_examples=100,

@@ -8,11 +8,9 @@ from ...errors import Conflict, Invalid, StoreError
 from ...keys import seq_sort
 from ...waist import Append, Batch, Check, Delete, Engine, Put, Receipt, Trim
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..target import Target
 from ..verbs import answers, batch, commit, conflict, digest, doc, done, new_id, numbers, read, refused, rows
-
-pytestmark = on_one_loop
 
 
 def _again(first: Receipt) -> Receipt:

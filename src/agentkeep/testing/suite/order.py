@@ -11,12 +11,10 @@ import pytest
 from ...errors import Invalid
 from ...waist import Append, Delete, Engine, Key, Put, Scan
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..target import Target
 from ..values import FLOATS, INTEGERS, SEPARATED, STRINGS, SYNTAX
 from ..verbs import batch, commit, doc, pages, read, refused, rows, sorts
-
-pytestmark = on_one_loop
 
 
 async def _fill(engine: Engine, partition: str, *ops: Put) -> None:
