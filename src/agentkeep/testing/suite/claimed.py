@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from ...errors import StoreError
@@ -48,6 +49,10 @@ async def test_shared_two_engines_on_one_database_see_each_other_at_once(databas
             assert row.rev == first.id
             assert (await numbers(other, "event", "p"))[-1:] == [first.seqs[1]]
     assert await numbers(one, "event", "p") == list(range(1, 11))
+    scan = Scan("event", prefix=("p",), limit=4)
+    page = await one.scan(scan)
+    rest = await two.scan(msgspec.structs.replace(scan, after=page.cursor, limit=100))
+    assert [row.doc for row in (*page.rows, *rest.rows)] == [doc(n) for n in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5)]
 
 
 @needs(shared=False)

@@ -13,7 +13,7 @@ from ..fixtures import Names
 from ..marks import case, needs
 from ..processes import ran
 from ..schema import SCHEMA
-from ..target import Target
+from ..target import MovedClock, Target
 from ..tasks import DOES, LEASE, Job, Task, Told, claim, finish
 from ..verbs import answers, batch, commit, doc, numbers, read, rows
 
@@ -249,6 +249,66 @@ async def test_one_key_from_many_engines_at_once_is_one_write(database: Target) 
         assert len(got) == 4, told
         assert len({(answer.id, answer.seqs) for answer in got}) == 1
         assert await numbers(engines[0], "event", f"p{round_}") == [1]
+
+
+@case("C2")
+async def test_one_batch_committed_twice_at_once_is_one_write(engine: Engine, name: Names) -> None:
+    """A caller that gave up waiting commits again while the first call is still running."""
+    for round_ in range(5):
+        one = batch(name(f"{round_}"), Append("event", doc(1)), Put("note", "a", doc(1), expect="absent"))
+        told = [answer for (answer,) in await asyncio.gather(*(engine.commit([one]) for _ in range(6)))]
+        assert sorted(told, key=lambda answer: getattr(answer, "replayed", 9)) == [
+            Receipt(one.id, (1, None)),
+            *[Receipt(one.id, (1, None), True)] * 5,
+        ]
+        assert await numbers(engine, "event", one.partition) == [1]
+
+
+@case("C2")
+@needs(shared=True)
+async def test_one_batch_committed_at_once_by_many_engines_is_one_write(database: Target) -> None:
+    engines = await asyncio.gather(*(database.open() for _ in range(4)))
+    for round_ in range(10):
+        one = batch(f"p{round_}", Append("event", doc(1)), Put("note", "a", doc(1)))
+        told = [answer for (answer,) in await asyncio.gather(*(engine.commit([one]) for engine in engines))]
+        assert {(answer.id, answer.seqs) for answer in told if isinstance(answer, Receipt)} == {(one.id, (1, None))}
+        assert len([answer for answer in told if isinstance(answer, Receipt)]) == 4, told
+        assert await numbers(engines[0], "event", f"p{round_}") == [1]
+
+
+async def test_a_batch_that_is_refused_takes_none_of_its_neighbours_along(engine: Engine, name: Names) -> None:
+    """Commits that come at once may share a transaction; one that fails in it fails alone."""
+    for round_ in range(5):
+        good = [batch(name("p"), Append("event", doc((round_, n))), Put("note", f"{n}", doc(n))) for n in range(8)]
+        bad = [
+            batch(name("p"), Append("event", doc("bad")), Put("note", "never", doc(n), expect="exists"))
+            for n in range(8)
+        ]
+        mixed = [one for pair in zip(good, bad, strict=True) for one in pair]
+        told = [answer for (answer,) in await asyncio.gather(*(engine.commit([one]) for one in mixed))]
+        assert [type(answer).__name__ for answer in told] == ["Receipt", "Conflict"] * 8
+        assert await numbers(engine, "event", name("p")) == list(range(1, 8 * (round_ + 1) + 1))
+    assert await read(engine, "note", name("p"), "never") is None
+
+
+@case("F7")
+@needs(shared=True)
+async def test_two_writers_whose_clocks_differ_share_one_order(database: Target) -> None:
+    ahead, behind = MovedClock(), MovedClock()
+    ahead.move(300)
+    behind.move(-300)
+    one, two = await database.open(clock=ahead), await database.open(clock=behind)
+    for number in range(10):
+        engine = (one, two)[number % 2]
+        assert (await commit(engine, "p", Append("event", doc(number)))).seqs == (number + 1,)
+    for engine in (one, two):
+        assert [row.doc for row in await rows(engine, "event", "p")] == [doc(number) for number in range(10)]
+
+
+@needs(shared=True)
+async def test_many_processes_open_a_new_database_at_once(database: Target) -> None:
+    told = await ran(database.url, _appenders(5, 4, "p"))
+    assert await check_turns(await database.open(), ["p"], told) == 20
 
 
 async def test_readers_see_whole_batches(engine: Engine, name: Names) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from ...errors import Invalid
+from ...predicates import Compare
 from ...waist import Append, Delete, Engine, Key, Put, Scan
 from ..fixtures import Names
 from ..marks import case
@@ -294,6 +295,7 @@ async def test_a_cursor_of_another_scan_is_refused(engine: Engine, name: Names) 
         replace(scan, reverse=True),
         replace(scan, lo="1"),
         replace(scan, hi="3"),
+        replace(scan, where=Compare("x", "exists", False)),
         replace(scan, prefix=()),
         replace(scan, kind="state"),
         Scan("event", prefix=(name("p"),)),
