@@ -33,15 +33,16 @@ MAX_DEPTH = 100
 MAX_DIGITS = 4_000
 
 _encoder = msgspec.json.Encoder()
+_sorter = msgspec.json.Encoder(order="sorted")
 _INT_LIMIT = 10**MAX_DIGITS
 
 
-def encode(value: object) -> bytes:
-    """A value as a framed document. Free data in it is expected to be checked (`check`)."""
+def encode(value: object, *, sort: bool = False) -> bytes:
+    """A value as a framed document. Free data in it is expected to be checked (`check`). `sort`: names in order."""
     try:
-        return frame(PLAIN, _encoder.encode(value))
+        return frame(PLAIN, (_sorter if sort else _encoder).encode(value))
     except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(value), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(msgspec.to_builtins(value), allow_nan=False, separators=(",", ":"), sort_keys=sort)
         return frame(ODD, text.encode())
     except RecursionError:
         raise Invalid(f"the document nests more than {MAX_DEPTH} levels") from None
