@@ -64,8 +64,8 @@ class Tables(NamedTuple):
         return f'"{self.schema}".{table}' if self.schema else table
 
     def index_of(self, kind: str, name: str) -> str:
-        """The name of an index."""
-        return f'"{self.prefix}{kind}_{name}"'
+        """The name of an index. The dot keeps it apart from every table and from the indexes of other kinds."""
+        return f'"{self.prefix}{kind}.{name}"'
 
 
 def tables(schema: str, prefix: str) -> Tables:
@@ -125,7 +125,7 @@ def index_ddl(names: Tables, kind: KindSpec, index: IndexSpec) -> str:
     """One B-tree for one index, without the rows that are not in it."""
     column = f"ix_{index.name}"
     return (
-        f"CREATE INDEX IF NOT EXISTS {names.index_of(kind.name, index.name)} ON {names.of(kind.name)} "
+        f"CREATE INDEX IF NOT EXISTS {names.index_of(kind.name, column)} ON {names.of(kind.name)} "
         f"({column}, partition, {sort_column(kind)}) WHERE {column} IS NOT NULL"
     )
 
