@@ -232,44 +232,86 @@ def _hidden(names: Tables, kind: KindSpec, alias: str) -> str:
     )
 
 
+class _Terms:
+    """Conditions of a WHERE clause and the values bound in them."""
+
+    def __init__(self, d: Dialect, now: int) -> None:
+        self._d = d
+        self.args: Args = []
+        self.all: list[str] = []
+        self.now = self.mark(now)
+
+    def mark(self, value: Any) -> str:
+        """Bind a value; gives its marker."""
+        self.args.append(value)
+        return self._d.mark(len(self.args))
+
+    def add(self, condition: str, *values: Any) -> None:
+        """Add a condition, each {} in it a value."""
+        self.all.append(condition.format(*[self.mark(value) for value in values]))
+
+
 def _range(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Query:
-    args: Args = [now]
-    terms: list[str] = []
+    """The condition of a range. A cursor takes the place of the bound it stands behind.
 
-    def bound(condition: str, *values: Any) -> None:
-        marks = [d.mark(len(args) + number + 1) for number in range(len(values))]
-        args.extend(values)
-        terms.append(condition.format(*marks))
-
-    seq = kind.log
-    if scan.index is not None:
-        base = pack(scan.prefix)
-        column = f"ix_{scan.index}"
-        bound(f"{column} >= {{}}", base if scan.lo is None else pack((*scan.prefix, scan.lo)))
-        bound(f"{column} < {{}}", base + ABOVE if scan.hi is None else pack((*scan.prefix, scan.hi)))
-    elif scan.prefix:
-        bound("partition = {}", escape(str(scan.prefix[0])))
-        for sign, limit in ((">=", scan.lo), ("<", scan.hi)):
-            if limit is not None:
-                bound(f"{sort_column(kind)} {sign} {{}}", seq_bound(str(limit)) if seq else escape(str(limit)))
-    if seq and scan.prefix and scan.index is None:
-        # The floor as a bound of the range: a trimmed log is as quick to read as a short one.
-        floor = f"SELECT floor FROM {names.of('heads')} WHERE partition = {d.mark(2)} AND kind = '{kind.name}'"
-        terms.append(f"seq > COALESCE(({floor}), 0)")
-        terms.append(f"(expires IS NULL OR expires > {d.mark(1)}) AND doc IS NOT NULL")
-    else:
-        terms.append(live(names, kind, d.mark(1)))
+    Databases that seek by one bound of a side (SQLite) would otherwise read each page from the start of the range.
+    """
+    terms, place = _Terms(d, now), sort_column(kind)
     after = position(scan)
-    if after is not None:
-        sign = "<" if scan.reverse else ">"
-        place: Args = [escape(after[-2]), seq_of(after[-1]) if seq else escape(after[-1])]
-        if scan.index is not None:
-            bound(f"(ix_{scan.index}, partition, {sort_column(kind)}) {sign} ({{}}, {{}}, {{}})", after[0], *place)
-        elif scan.prefix:
-            bound(f"{sort_column(kind)} {sign} {{}}", place[1])
-        else:
-            bound(f"(partition, {sort_column(kind)}) {sign} ({{}}, {{}})", *place)
-    return " AND ".join(terms), args
+    if scan.prefix and scan.index is None:
+        _partition_range(names, kind, scan, after, terms)
+        return " AND ".join(terms.all), terms.args
+    sign = "<" if scan.reverse else ">"
+    last: Args = [] if after is None else [escape(after[-2]), seq_of(after[-1]) if kind.log else escape(after[-1])]
+    if scan.index is not None:
+        base, column = pack(scan.prefix), f"ix_{scan.index}"
+        lo = base if scan.lo is None else pack((*scan.prefix, scan.lo))
+        hi = base + ABOVE if scan.hi is None else pack((*scan.prefix, scan.hi))
+        if after is None or scan.reverse:
+            terms.add(f"{column} >= {{}}", lo)
+        if after is None or not scan.reverse:
+            terms.add(f"{column} < {{}}", hi)
+        if after is not None:
+            _within(lo <= after[0] < hi)
+            terms.add(f"({column}, partition, {place}) {sign} ({{}}, {{}}, {{}})", after[0], *last)
+    elif last:
+        terms.add(f"(partition, {place}) {sign} ({{}}, {{}})", *last)
+    terms.add(live(names, kind, terms.now))
+    return " AND ".join(terms.all), terms.args
+
+
+def _partition_range(names: Tables, kind: KindSpec, scan: Scan, after: tuple[str, ...] | None, terms: _Terms) -> None:
+    encode_ = seq_bound if kind.log else escape
+    place = sort_column(kind)
+    lo = None if scan.lo is None else encode_(str(scan.lo))
+    hi = None if scan.hi is None else encode_(str(scan.hi))
+    last: Any = None if after is None else seq_of(after[-1]) if kind.log else escape(after[-1])
+    if last is not None:
+        _within((lo is None or lo <= last) and (hi is None or last < hi))
+    partition = terms.mark(escape(str(scan.prefix[0])))
+    terms.all.append(f"partition = {partition}")
+    if scan.reverse and last is not None:
+        hi, last = last, None
+    if hi is not None:
+        terms.add(f"{place} < {{}}", hi)
+    if kind.log:
+        # The floor is in the one lower bound: a trimmed log is as quick to read as a short one.
+        above = terms.mark(last if last is not None else 0 if lo is None else cast(int, lo) - 1)
+        floor = f"SELECT CASE WHEN floor > {above} THEN floor ELSE {above} END FROM {names.of('heads')}"
+        terms.all.append(f"seq > COALESCE(({floor} WHERE partition = {partition} AND kind = '{kind.name}'), {above})")
+        terms.all.append(f"(expires IS NULL OR expires > {terms.now}) AND doc IS NOT NULL")
+        return
+    if last is not None:
+        terms.add("sort > {}", last)
+    elif lo is not None:
+        terms.add("sort >= {}", lo)
+    terms.all.append(live(names, kind, terms.now))
+
+
+def _within(holds: bool) -> None:
+    """Refuse a cursor that points out of its scan: only a forged one does, and it must not read a neighbour's rows."""
+    if not holds:
+        raise Invalid("the cursor belongs to another scan", operation="scan", hint="Pass a cursor as it was given.")
 
 
 def _order(kind: KindSpec, scan: Scan) -> str:
