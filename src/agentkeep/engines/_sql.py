@@ -10,7 +10,7 @@ In brackets the primary keys.
 Text columns hold `keys.escape`d text and compare by bytes. `ix_{index}` holds `keys.pack`ed values, NULL where the row
 is not in the index. `token` stands on the first row a batch appends: its unique index is the memory of the batch.
 A deleted log row that must still be remembered keeps its place with doc NULL. `odd` holds facets that the database's
-JSON cannot represent, exactly; `facets` then has the key "", and every filter lets the row through for core to judge.
+JSON cannot represent, exactly; every filter lets such a row through for core to judge.
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ def tables(schema: str, prefix: str) -> Tables:
 def checked(kinds: Iterable[KindSpec]) -> None:
     """Refuse kinds and indexes whose names are not plain identifiers, or are taken. Raises Invalid."""
     for kind in kinds:
+        if kind.name.endswith("_view"):
+            raise Invalid(f"{kind.name!r} cannot name a kind", hint="Names that end with _view are those of views.")
+        for column in kind.columns:
+            if '"' in column.name or "\x00" in column.name:
+                raise Invalid(f"{column.name!r} cannot name a column of kind {kind.name!r}")
         for name in (kind.name, *(index.name for index in kind.indexes)):
             if not _NAME.fullmatch(name) or name in ("heads", "commits", "meta"):
                 raise Invalid(f"{name!r} cannot name a kind or an index", hint="Use a-z, 0-9 and _.")
@@ -185,6 +190,21 @@ def scan_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) 
     return Reading((rows, args), (f"SELECT {place} {base} LIMIT 1 OFFSET {scan.budget - 1:d}", ranged))
 
 
+def looked_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Query:
+    """All rows that a page looks at, doc NULL where the pushed part of `where` refuses: for engines that step by row.
+
+    The columns are those of `columns(kind, facets=scan.where is not None)`, then that of the index.
+    """
+    where, args = _range(names, d, kind, scan, now)
+    pushed = filter_sql(d, scan.where, args)
+    wanted = columns(kind, facets=scan.where is not None) + (f", ix_{scan.index}" if scan.index else "")
+    if pushed is not None:
+        wanted = wanted.replace(" doc,", f" CASE WHEN {pushed} THEN doc END,", 1)
+    args.append(scan.budget if scan.where is not None else min(scan.limit, scan.budget))
+    source = f"FROM {names.of(kind.name)} t WHERE {where} ORDER BY {_order(kind, scan)}"
+    return f"SELECT {wanted} {source} LIMIT {d.mark(len(args))}", args
+
+
 def dump_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Query:
     """A page of all rows of a kind, whole, in order of the primary key."""
     where, args = _range(names, d, kind, scan, now)
@@ -214,7 +234,8 @@ def filter_sql(d: Dialect, where: Predicate | None, args: Args) -> str | None:
         return f"({(' AND ' if every else ' OR ').join(map(compile_, node.parts))})"
 
     pushed, _ = split(where, lambda compare: d.filter(compare, lambda _: "?") is not None)
-    return None if pushed is None else compile_(pushed)
+    # Odd rows pass as a whole: under NOT, passing one comparison would refuse the row.
+    return None if pushed is None else f"(odd IS NOT NULL OR {compile_(pushed)})"
 
 
 def live(names: Tables, kind: KindSpec, now: str, alias: str = "t") -> str:
@@ -361,7 +382,7 @@ def facets_json(facets: Facets, representable: Callable[[Any], bool]) -> tuple[s
     if all(representable(path) and _all(representable, value) for path, value in facets.items()):
         return msgspec.json.encode(facets).decode(), None
     fine = {path: value for path, value in facets.items() if representable(path) and _all(representable, value)}
-    return msgspec.json.encode({**fine, "": True}).decode(), encode(dict(facets))
+    return msgspec.json.encode(fine).decode(), encode(dict(facets))
 
 
 def _all(representable: Callable[[Any], bool], value: Any) -> bool:
