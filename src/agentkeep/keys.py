@@ -23,6 +23,10 @@ END = "\x01"
 ABOVE = "~"
 """Sorts above every character a packed field can start with: pack(prefix) + ABOVE is the upper bound of a prefix."""
 
+MAX_ID = MAX_PARTITION - 2 * 64 - 2
+"""Bytes an id may have before its digest stands for it: it leaves room for any tenant, so that the partition of an
+id does not depend on who asks."""
+
 _ODD = re.compile("[\x00-\x02\ud7ff-\udfff]")
 _CODED = re.compile("\x02[\x03-\x05]|\ud7ff[\x03-\u0803]")
 _SEQ_DIGITS = 16
@@ -131,14 +135,13 @@ def size(text: str) -> int:
     return len(text) if text.isascii() and not _ODD.search(text) else len(escape(text).encode())
 
 
-def partition(identifier: str, tenant: str | None = None) -> str:
-    """The partition of an id: the id itself, or a digest where it would be over the limit with its tenant.
+def partition(identifier: str) -> str:
+    """The partition of an id: the id itself, or a digest where it would be over the limit with a tenant.
 
     A digest starts with U+10FFFF, a code point that is no character; an id that starts with it is digested too,
     so none can pretend to be one.
     """
-    room = MAX_PARTITION - (size(tenant) + 1 if tenant is not None else 0)
-    if not identifier.startswith("\U0010ffff") and (len(identifier) * 5 <= room or size(identifier) <= room):
+    if not identifier.startswith("\U0010ffff") and (len(identifier) * 5 <= MAX_ID or size(identifier) <= MAX_ID):
         return identifier
     return "\U0010ffff" + blake2b(escape(identifier).encode(), digest_size=32).hexdigest()
 
@@ -147,8 +150,8 @@ def partition(identifier: str, tenant: str | None = None) -> str:
 
 
 def cursor(scan: Scan, position: Sequence[str]) -> str:
-    """An opaque cursor: the position of the last row looked at, bound to the scan that made it."""
-    return urlsafe_b64encode(msgspec.json.encode((_fingerprint(scan), *map(escape, position)))).decode().rstrip("=")
+    """An opaque cursor: the position of the last row looked at, bound by a checksum to the scan that made it."""
+    return urlsafe_b64encode(msgspec.json.encode((_mark(scan, position), *map(escape, position)))).decode().rstrip("=")
 
 
 def position(scan: Scan) -> tuple[str, ...] | None:
@@ -163,11 +166,13 @@ def position(scan: Scan) -> tuple[str, ...] | None:
         mark, *rest = msgspec.json.decode(raw, type=tuple[str, ...])
     except (ValueError, UnicodeError, msgspec.DecodeError) as error:
         raise Invalid("the cursor is damaged", operation="scan", hint="Pass a cursor as it was given.") from error
-    if mark != _fingerprint(scan) or len(rest) != (2 if scan.index is None else 3):
-        raise Invalid("the cursor belongs to another scan", operation="scan", hint="Keep all arguments but `after`.")
-    return tuple([unescape(part) for part in rest])
+    found = tuple([unescape(part) for part in rest])
+    if mark != _mark(scan, found):
+        hint = "Pass it as it was given, and keep all arguments but `after`."
+        raise Invalid("the cursor belongs to another scan or is damaged", operation="scan", hint=hint)
+    return found
 
 
-def _fingerprint(scan: Scan) -> str:
-    asked = (scan.kind, scan.index, scan.prefix, scan.lo, scan.hi, scan.reverse, scan.where)
+def _mark(scan: Scan, position: Sequence[str]) -> str:
+    asked = (scan.kind, scan.index, scan.prefix, scan.lo, scan.hi, scan.reverse, scan.where, *position)
     return f"{crc32(ascii(asked).encode()):08x}"

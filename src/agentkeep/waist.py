@@ -167,11 +167,11 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """An ordered range of one partition (`index=None`, prefix=(partition,)) or of one index.
+    """An ordered range of one partition (`index=None`, prefix=(partition,)), of one index, or of a whole kind.
 
     On an index, `prefix` are its leading fields, at least the first; `lo` (inclusive) and `hi` (exclusive) range
-    over the field after them. In a partition they range over the sort key. Without a prefix and without an index
-    the scan goes over the whole kind, in order of (partition, sort). `after` is the cursor of the page before.
+    over the field after them. In a partition they range over the sort key. Without a prefix and an index they
+    range over the partitions, and the order is (partition, sort). `after` is the cursor of the page before.
     `budget` bounds the rows an engine looks at for one page when `where` keeps few of them.
     """
 

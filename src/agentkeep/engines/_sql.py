@@ -311,8 +311,13 @@ def _range(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Q
         if after is not None:
             _within(lo <= after[0] < hi)
             terms.add(f"({column}, partition, {place}) {sign} ({{}}, {{}}, {{}})", after[0], *last)
-    elif last:
-        terms.add(f"(partition, {place}) {sign} ({{}}, {{}})", *last)
+    else:
+        if scan.lo is not None and (after is None or scan.reverse):
+            terms.add("partition >= {}", escape(str(scan.lo)))
+        if scan.hi is not None and (after is None or not scan.reverse):
+            terms.add("partition < {}", escape(str(scan.hi)))
+        if last:
+            terms.add(f"(partition, {place}) {sign} ({{}}, {{}})", *last)
     terms.add(live(names, kind, terms.now))
     return " AND ".join(terms.all), terms.args
 

@@ -1,0 +1,29 @@
+"""The waist of blob stores: immutable bodies under ids that are minted once."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Blobs(Protocol):
+    """Where large bodies lie. A body is written whole before anything names it, and never changed."""
+
+    async def write(self, blob: str, body: bytes | memoryview, owner: str) -> None:
+        """Store a body for a partition, its owner. Raises StoreError: it is then not there, or an orphan."""
+        ...
+
+    async def confirm(self, blob: str) -> None:
+        """A committed row names the body now: it is no longer an orphan."""
+        ...
+
+    async def read(self, blob: str) -> bytes | None:
+        """The body, or None where there is none."""
+        ...
+
+    async def delete(self, blob: str) -> None:
+        """Remove a body; no error where there is none."""
+        ...
+
+    async def orphans(self, before: int, limit: int) -> list[tuple[str, str]]:
+        """(id, owner) of bodies begun before a time (microseconds) and never confirmed: a writer died."""
+        ...

@@ -1,0 +1,138 @@
+"""The conversations of a store: create, ensure, get, list, find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ... import keys
+from ...errors import Invalid
+from ...pages import Listing, Page
+from ...predicates import All, Compare, Predicate, Where, parse
+from ...records import record_of
+from ...store import Store
+from ...waist import Scalar, Scan
+from .conversation import Conversation, create, ensure
+from .records import Activity, ConversationRecord, Status
+
+ACTIVITY = record_of(Activity)
+
+
+class Conversations:
+    """Conversations by id, by user, agent, status, recency and metadata."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def create(
+        self,
+        id: str | None = None,
+        *,
+        user: str | None = None,
+        agent: str | None = None,
+        title: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Conversation:
+        """A new conversation; without an id it gets one. Raises Conflict where the id is taken."""
+        return await create(self._store, self._record(id, user, agent, title, metadata))
+
+    async def ensure(
+        self,
+        id: str,
+        *,
+        user: str | None = None,
+        agent: str | None = None,
+        title: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Conversation:
+        """The conversation with this id: the one that is there, as it is, or a new one. Many may call it at once."""
+        return await ensure(self._store, self._record(id, user, agent, title, metadata))
+
+    async def get(self, id: str) -> Conversation | None:
+        """The conversation with this id, or None."""
+        found = await self._store.get(ConversationRecord, keys.partition(_checked(id)))
+        return None if found is None else Conversation(self._store, found.value, found.rev)
+
+    def list(
+        self,
+        *,
+        user: str | None = None,
+        agent: str | None = None,
+        status: Status | None = None,
+        metadata: Mapping[str, object] | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        budget: int = 10_000,
+    ) -> Listing[Activity]:
+        """Conversations, the most recent first (exact to a second). Await it for a page, iterate it for all.
+
+        It reads the index of the first of user, agent and status that is given, and filters by the others;
+        `metadata` maps names, dotted for nested ones, to values or operators. `budget` bounds the rows one page
+        looks at.
+        """
+        asked: list[tuple[str, str]] = [
+            (name, value) for name, value in (("user", user), ("agent", agent), ("status", status)) if value is not None
+        ]
+        index, prefix = (f"by_{asked[0][0]}", (asked[0][1],)) if asked else ("by_recency", ("all",))
+        where = _where(dict(asked[1:]), metadata)
+
+        async def fetch(cursor: str | None) -> Page[Activity]:
+            return await self._page(
+                Scan(ACTIVITY.spec.name, index, prefix, None, None, True, limit, cursor, where, budget)
+            )
+
+        return Listing(fetch, after)
+
+    def find(
+        self, where: Where, *, limit: int = 50, after: str | None = None, budget: int = 10_000
+    ) -> Listing[Activity]:
+        """Conversations whose user, agent, status or metadata.* pass a filter, in order of their ids.
+
+        Engines that index facets (`capabilities.facet_index`) go to them directly, the others look through at
+        most `budget` conversations for a page.
+        """
+        tree = parse(where)
+
+        async def fetch(cursor: str | None) -> Page[Activity]:
+            return await self._page(Scan(ACTIVITY.spec.name, limit=limit, after=cursor, where=tree, budget=budget))
+
+        return Listing(fetch, after)
+
+    async def delete(self, id: str) -> None:
+        """Delete a conversation with all that is its. Raises NotFound where there is none."""
+        await Conversation(self._store, ConversationRecord(id=_checked(id)), "").delete()
+
+    async def _page(self, scan: Scan) -> Page[Activity]:
+        rows = await self._store.scan_rows(scan)
+        return await self._store.decode(ACTIVITY, rows.items, rows.cursor)
+
+    def _record(
+        self,
+        id: str | None,
+        user: str | None,
+        agent: str | None,
+        title: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> ConversationRecord:
+        return ConversationRecord(
+            id=self._store.ids() if id is None else _checked(id),
+            user=user,
+            agent=agent,
+            title=title,
+            metadata=dict(metadata or {}),
+            created_us=self._store.clock(),
+        )
+
+
+def _where(fields: Mapping[str, Scalar], metadata: Mapping[str, object] | None) -> Predicate | None:
+    parts: list[Predicate] = [Compare(name, "eq", value) for name, value in fields.items()]
+    asked = parse({f"metadata.{name}": value for name, value in (metadata or {}).items()})
+    if asked is not None:
+        parts.append(asked)
+    return All(tuple(parts)) if parts else None
+
+
+def _checked(id: object) -> str:
+    if not isinstance(id, str) or not id:
+        raise Invalid("a conversation id is a non-empty string", operation="conversations")
+    return id

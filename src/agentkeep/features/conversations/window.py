@@ -1,0 +1,115 @@
+"""Which events fit a model's context: a pure function over the end of a history.
+
+A tool call and its results stand or fall together, and results follow their call directly, as the APIs of models
+require. The window is the longest such end of the history that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+
+from msgspec import Struct
+
+from .content import ToolCall, ToolResult, text_of
+from .records import Event
+
+Tokens = Callable[[Event], int]
+"""The size of an event in tokens of the caller's model."""
+
+CONTEXT_TYPES = ("message", "tool_call", "tool_result")
+"""The types of events that models read."""
+
+OVERHEAD = 4
+
+
+def estimate(event: Event) -> int:
+    """About one token for four characters, and four for the frame of a message."""
+    return ceil(len(text_of(event.content)) / 4) + OVERHEAD
+
+
+class Context(Struct, frozen=True):
+    """The end of a conversation that fits: its events in order, their tokens, and where it starts.
+
+    `start` is the index of the first event taken (0: none), `complete` whether nothing before it was left out.
+    `pending` are the calls in it that have no result yet.
+    """
+
+    events: tuple[Event, ...]
+    tokens: int
+    start: int
+    complete: bool
+    pending: tuple[ToolCall, ...]
+
+
+def window(events: Sequence[Event], max_tokens: int, tokens: Tokens = estimate, *, complete: bool = True) -> Context:
+    """The window over the newest events of a history, given oldest first.
+
+    `complete` says that `events` is the whole history. Results whose call is not among `events` are left out.
+    """
+    links = _links(events)
+    reach = _reach(events, links)
+    first, best, spent, taken = len(events), len(events), 0, 0
+    for at in range(len(events) - 1, -1, -1):
+        spent += 0 if _orphan(events[at], links[at]) else tokens(events[at])
+        if spent > max_tokens:
+            break
+        first = min(first, reach[at])
+        if first >= at:
+            best, taken = at, spent
+    kept = [at for at in range(best, len(events)) if not _orphan(events[at], links[at])]
+    answered = {links[at] for at in kept}
+    pending = tuple(e.content for at in kept if isinstance((e := events[at]).content, ToolCall) and at not in answered)
+    start = events[best].index if best < len(events) else 0
+    return Context(tuple(_adjacent(events, kept, links)), taken, start, complete and best == 0, pending)
+
+
+def _links(events: Sequence[Event]) -> list[int | None]:
+    """For each result the position of its call: the last one before it with its id, for ids may come again."""
+    calls: dict[str, int] = {}
+    links: list[int | None] = []
+    for at, event in enumerate(events):
+        if isinstance(event.content, ToolCall):
+            calls[event.content.id] = at
+        links.append(calls.get(event.content.id) if isinstance(event.content, ToolResult) else None)
+    return links
+
+
+def _reach(events: Sequence[Event], links: Sequence[int | None]) -> list[int]:
+    """For each event the first position that a window which holds it must hold too.
+
+    A result reaches back to its call; calls that stand in a row are one turn of the agent, and reach to its first.
+    """
+    reach: list[int] = []
+    for at, event in enumerate(events):
+        link = links[at]
+        if link is not None:
+            reach.append(reach[link])
+        elif at and isinstance(event.content, ToolCall) and isinstance(events[at - 1].content, ToolCall):
+            reach.append(reach[at - 1])
+        else:
+            reach.append(at)
+    return reach
+
+
+def _orphan(event: Event, link: int | None) -> bool:
+    return link is None and isinstance(event.content, ToolResult)
+
+
+def _adjacent(events: Sequence[Event], kept: Sequence[int], links: Sequence[int | None]) -> list[Event]:
+    """The kept events, each result behind the turn of calls it belongs to."""
+    results: dict[int, list[Event]] = {}
+    for at in kept:
+        if (link := links[at]) is not None:
+            results.setdefault(link, []).append(events[at])
+    ordered: list[Event] = []
+    waiting: list[Event] = []
+    for at in kept:
+        if links[at] is not None:
+            continue
+        if not isinstance(events[at].content, ToolCall):
+            ordered += waiting
+            waiting = []
+        ordered.append(events[at])
+        waiting += results.get(at, [])
+    return ordered + waiting

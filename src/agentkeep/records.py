@@ -1,0 +1,287 @@
+"""Records: a frozen Struct declared with where it lives, how it is found, and what filters may ask of it.
+
+    @record("task", partition="id", indexes={"due": ("queue", "run_us")}, facets=("status", "metadata.*"))
+    class Task(Struct, frozen=True, kw_only=True):
+        id: str
+        queue: str
+        run_us: int | None = None
+        status: str = "pending"
+        metadata: dict[str, Any] = {}
+
+A row is in an index iff none of the index's fields is None. Facets are fields, or all paths below a dict field.
+Times are integer microseconds since 1970, in fields whose names end in `_us`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgspec
+
+from . import codec
+from .errors import Corrupt, Invalid, Key
+from .keys import seq_of
+from .predicates import Facet
+from .waist import Append, Column, Expect, Facets, Index, IndexSpec, KindSpec, Put, Row, Scalar, ScalarType
+
+T = TypeVar("T")
+
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+"""Turns the document of one version into that of the next."""
+
+VERSION = "$v"
+"""The document's field that holds its record's version, where that is not 1."""
+
+
+class Stored(NamedTuple, Generic[T]):
+    """A record as it was read: its value and the rev to compare and set against."""
+
+    value: T
+    rev: str
+
+
+class Record(msgspec.Struct, Generic[T], frozen=True):
+    """What the decorator knows of a record type."""
+
+    type: type[T]
+    spec: KindSpec
+    partition: str
+    sort: str | None
+    log: str | None
+    expires: str | None
+    facets: tuple[str, ...]
+    deep: tuple[str, ...]
+    free: tuple[str, ...]
+    version: int
+    upcasts: Mapping[int, Upcast]
+    names: frozenset[str]
+
+    NONE: ClassVar[Index] = {}
+
+    # --- writing ---
+
+    def encode(self, value: T, keep: Mapping[str, Any] | None = None) -> bytes:
+        """The document of a value. `keep` are fields of the stored document that this version does not know."""
+        for name in self.free:
+            codec.check(getattr(value, name), name)
+        if keep is None and self.version == 1:
+            return codec.encode(value)
+        data = cast("dict[str, Any]", msgspec.to_builtins(value))
+        if self.version > 1:
+            data[VERSION] = self.version
+        return codec.encode({**(keep or {}), **data})
+
+    def key(self, value: T) -> Key:
+        """Where a value lives; the sort key of a log row is known only once it is appended."""
+        sort = "" if self.sort is None else cast(str, getattr(value, self.sort))
+        return Key(self.spec.name, cast(str, getattr(value, self.partition)), sort)
+
+    def put(
+        self, value: T, expect: Expect = "any", *, keep: Mapping[str, Any] | None = None, sort: str | None = None
+    ) -> Put:
+        """The operation that writes a value; `sort` is given for the edit of a log row."""
+        place = self.key(value).sort if sort is None else sort
+        return Put(
+            self.spec.name,
+            place,
+            self.encode(value, keep),
+            self.index(value),
+            self.facet_values(value),
+            self._expires(value),
+            expect,
+        )
+
+    def append(self, value: T, *, after: int | None = None, expect: Literal["any", "exists"] = "any") -> Append:
+        """The operation that appends a value to its log."""
+        return Append(
+            self.spec.name,
+            self.encode(value),
+            self.index(value) if self.spec.indexes else self.NONE,
+            self.facet_values(value),
+            self._expires(value),
+            after,
+            expect,
+        )
+
+    def index(self, value: T) -> Index:
+        """The index values of a value."""
+        found: dict[str, tuple[Scalar, ...]] = {}
+        for index in self.spec.indexes:
+            values = tuple([getattr(value, field) for field in index.fields])
+            if None not in values:
+                found[index.name] = values
+        return found
+
+    def facet_values(self, value: T) -> Facets:
+        """The facets of a value: scalars, and lists of scalars, that are not None."""
+        found: dict[str, Facet] = {}
+        for name in self.facets:
+            one = getattr(value, name)
+            if one is not None:
+                found[name] = tuple(cast("list[str]", one)) if isinstance(one, (list, tuple)) else one
+        for name in self.deep:
+            below = getattr(value, name)
+            if below:
+                _flatten(found, name, below, 1)
+        return found
+
+    def _expires(self, value: T) -> int | None:
+        return None if self.expires is None else getattr(value, self.expires)
+
+    # --- reading ---
+
+    def decode(self, row: Row) -> T:
+        """The value of a row. Raises Corrupt, with the key."""
+        value = codec.decode(row.doc, self.type, row.key) if self.version == 1 else self._upcast(row)
+        if self.log is not None:
+            msgspec.structs.force_setattr(cast(msgspec.Struct, value), self.log, seq_of(row.key.sort))
+        return value
+
+    def unknown(self, row: Row) -> dict[str, Any]:
+        """The fields of a stored document that this version of the record does not know."""
+        data = codec.decode(row.doc, dict[str, Any], row.key)
+        return {name: value for name, value in data.items() if name not in self.names and name != VERSION}
+
+    def _upcast(self, row: Row) -> T:
+        data = codec.decode(row.doc, dict[str, Any], row.key)
+        version = data.pop(VERSION, 1)
+        if not isinstance(version, int) or version > self.version:
+            raise Corrupt(
+                f"the document has version {version} of {self.spec.name!r}, this agentkeep knows {self.version}",
+                key=row.key,
+                hint="Upgrade agentkeep.",
+            )
+        for step in range(version, self.version):
+            data = self.upcasts[step](data)
+        try:
+            return msgspec.convert(data, self.type)
+        except msgspec.ValidationError as error:
+            raise Corrupt(f"the upcast document does not fit: {error}", key=row.key) from None
+
+
+def record(
+    kind: str,
+    *,
+    partition: str,
+    sort: str | None = None,
+    log: str | None = None,
+    indexes: Mapping[str, Sequence[str]] | None = None,
+    facets: Sequence[str] = (),
+    listed: bool = False,
+    expires: str | None = None,
+    version: int = 1,
+    upcasts: Mapping[int, Upcast] | None = None,
+) -> Callable[[type[T]], type[T]]:
+    """Declare a Struct as a record. Raises TypeError, at import time, for a declaration that cannot work.
+
+    `partition` and `sort` name str fields; `log` names the int field that receives the number of the row.
+    `listed`: it is listed across partitions by its facets. `expires` names a field in microseconds. `upcasts[n]`
+    makes version n+1 of a document from version n.
+    """
+
+    def declare(cls: type[T]) -> type[T]:
+        hints = get_type_hints(cls)
+        upcast = dict(upcasts or {})
+        if sorted(upcast) != list(range(1, version)):
+            raise TypeError(f"{cls.__name__}: version {version} needs one upcast from each version before it")
+        wanted = [partition, *(name for name in (sort, log, expires) if name), *(f.removesuffix(".*") for f in facets)]
+        for field in (*wanted, *(field for fields in (indexes or {}).values() for field in fields)):
+            if field not in hints:
+                raise TypeError(f"{cls.__name__} has no field {field!r}")
+        specs = tuple(
+            IndexSpec(name, tuple(fields), tuple(_scalar(cls, field, hints[field]) for field in fields))
+            for name, fields in (indexes or {}).items()
+        )
+        spec = KindSpec(kind, log is not None, specs, listed, _columns(hints))
+        fields = msgspec.structs.fields(cast("type[msgspec.Struct]", cls))
+        made = Record(
+            type=cls,
+            spec=spec,
+            partition=partition,
+            sort=sort,
+            log=log,
+            expires=expires,
+            facets=tuple(name for name in facets if not name.endswith(".*")),
+            deep=tuple(name.removesuffix(".*") for name in facets if name.endswith(".*")),
+            free=tuple(name for name, hint in hints.items() if _is_free(hint)),
+            version=version,
+            upcasts=upcast,
+            names=frozenset(field.encode_name for field in fields),
+        )
+        cls.__record__ = made  # type: ignore[attr-defined]
+        return cls
+
+    return declare
+
+
+def record_of(cls: type[T]) -> Record[T]:
+    """The declaration of a record type. Raises Invalid for another type."""
+    found = cls.__dict__.get("__record__")
+    if found is None:
+        raise Invalid(f"{cls.__name__} is not a record", hint="Decorate it with @record(...).")
+    return cast("Record[T]", found)
+
+
+def _flatten(found: dict[str, Facet], path: str, value: object, depth: int) -> None:
+    if isinstance(value, dict):
+        if depth < codec.MAX_DEPTH:
+            for name, item in cast("dict[str, object]", value).items():
+                _flatten(found, f"{path}.{name}", item, depth + 1)
+    elif isinstance(value, (str, int, float)):
+        found[path] = value
+    elif isinstance(value, (list, tuple)):
+        items = tuple(one for one in cast("list[object]", value) if isinstance(one, (str, int, float)))
+        if items:
+            found[path] = items
+
+
+def _scalar(cls: type[Any], field: str, hint: Any) -> ScalarType:
+    base = _plain_type(hint)
+    for name, kind in (("str", str), ("bool", bool), ("int", int), ("float", float)):
+        if base is kind:
+            return cast(ScalarType, name)
+    raise TypeError(f"{cls.__name__}.{field} cannot be indexed: use str, int, float, bool, or one of these or None")
+
+
+def _plain_type(hint: Any) -> Any:
+    """The one type of a hint, None aside: str for Literal["a", "b"], int for int | None."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        kinds: set[Any] = {cast(Any, type(value)) for value in get_args(hint)}
+        return kinds.pop() if len(kinds) == 1 else None
+    if origin in (Union, types.UnionType):
+        kinds = {_plain_type(arg) for arg in get_args(hint) if arg is not type(None)}
+        return kinds.pop() if len(kinds) == 1 else None
+    return hint
+
+
+def _is_free(hint: Any) -> bool:
+    """Whether a field may hold what JSON would change: anything, or a float."""
+    return hint in (Any, object, float) or any(_is_free(arg) for arg in get_args(hint))
+
+
+def _columns(hints: Mapping[str, Any]) -> tuple[Column, ...]:
+    found: list[Column] = []
+    for name, hint in hints.items():
+        base = _plain_type(hint)
+        if base is int and name.endswith("_us"):
+            found.append(Column(name.removesuffix("_us") + "_at", (name,), "time"))
+        elif base in (str, int, float, bool):
+            found.append(Column(name, (name,), cast(Any, base.__name__)))
+        elif get_origin(base) in (dict, list, tuple) or base is Any:
+            found.append(Column(name, (name,), "json"))
+    return tuple(found)
