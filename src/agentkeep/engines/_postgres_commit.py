@@ -237,9 +237,9 @@ class Writer:
                 plan = resolve(batch, found, self._logs if restore else frozenset())
                 if isinstance(plan, Receipt):
                     return plan
-                query, args = self._write(batch, plan, partition, floors, restore)
-                await connection.fetch(query, *args)
-                attempt.sent = True
+                if write := self._write(batch, plan, partition, floors, restore):
+                    await connection.fetch(write[0], *write[1])
+                    attempt.sent = True
             return plan.receipt
 
         return await call(self._source, "commit", work)
@@ -278,7 +278,8 @@ class Writer:
 
     def _write(
         self, batch: Batch, plan: Plan, partition: str, floors: Mapping[str, int], restore: bool
-    ) -> tuple[str, list[Any]]:
+    ) -> tuple[str, list[Any]] | None:
+        """The statement that does what was planned; None if nothing is to be done, and a restore is not remembered."""
         appended, put = self._rows(batch, plan, restore)
         deleted: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for key in plan.deletes:
@@ -288,6 +289,8 @@ class Writer:
         shape = Shape(
             tuple(sorted(appended)), tuple(sorted(put)), tuple(sorted(deleted)), bool(plan.heads), bool(trimmed), memory
         )
+        if not any(shape):
+            return None
         args: list[Any] = [partition]
         for kind in shape.appended:
             args += _arrays(len(value_columns(self._kinds[kind])) + 3, appended[kind])
