@@ -15,12 +15,13 @@ from ..ids import HOUR, Clock
 from ..keys import escape, pack, seq_of
 from ..resolve import Found, Memo, Plan, lane, reads, receipt_of, resolve, simple, token
 from ..waist import REMEMBERED, Append, Batch, Delete, Head, KindSpec, Put, Receipt, Row
-from ._postgres_pool import ENGINE, Attempt, Connection, Source, UniqueViolation, call, transaction
+from ._postgres_errors import ENGINE, UniqueViolation
+from ._postgres_pool import Attempt, Connection, Source, call, fetch, transaction
 from ._postgres_sql import Shape, Statements, lock_of, representable, value_columns
 from ._sql import facets_json
 
 Answer: TypeAlias = Receipt | StoreError
-Unit: TypeAlias = list[Batch]
+Unit: TypeAlias = Sequence[Batch]
 """Batches of one partition that append to one log, in order."""
 
 LANES = 2
@@ -38,18 +39,27 @@ _receipts = msgspec.json.Decoder(tuple[str, tuple[int | None, ...]])
 class Writer:
     """Commits batches through the connections of one event loop."""
 
-    def __init__(self, source: Source, statements: Statements, kinds: Mapping[str, KindSpec], clock: Clock) -> None:
+    def __init__(
+        self,
+        source: Source,
+        statements: Statements,
+        kinds: Mapping[str, KindSpec],
+        clock: Clock,
+        nudge: Callable[[], None],
+    ) -> None:
+        self._nudge = nudge
         self._source = source
         self._statements = statements
         self._kinds = kinds
         self._clock = clock
         self._logs = frozenset(name for name, kind in kinds.items() if kind.log)
-        self._lines = {name: Line(self._append) for name in self._logs}
+        self._lines = {name: Line(self._together) for name in self._logs}
 
     async def commit(self, batches: Sequence[Batch], restore: bool) -> list[Answer]:
         """One answer per batch, in order."""
+        self._nudge()
         if len(batches) == 1:
-            return await self._unit(list(batches), restore)
+            return await self._unit(batches, restore)
         chains: dict[str, list[int]] = defaultdict(list)
         for number, batch in enumerate(batches):
             chains[batch.partition].append(number)
@@ -78,82 +88,73 @@ class Writer:
 
     async def _unit(self, unit: Unit, restore: bool) -> list[Answer]:
         batch = unit[0]
+        if restore:
+            return [await self._decided(batch, True)]
+        if not simple(batch):
+            return [await self._single(batch)]
+        line = self._lines[lane(batch)]
+        if not line.enter():
+            return await line.join(unit)
         try:
-            if restore:
-                return [await self._transact(batch, True)]
-            if simple(batch):
-                return await self._lines[lane(batch)].submit(unit)
-            return [await self._single(batch) or await self._transact(batch, False)]
-        except StoreError as error:
-            return [_named(error) for _ in unit]
+            return [await self._alone(batch)] if len(unit) == 1 else (await self._together([unit]))[0]
+        finally:
+            line.leave()
 
     # --- appends -------------------------------------------------------------------------------------------------
 
-    async def _append(self, units: list[Unit]) -> list[list[Answer]]:
-        """Appends of several partitions in one statement; if it fails as a whole, each is decided alone."""
-        together = sum(map(len, units))
+    async def _alone(self, batch: Batch) -> Answer:
+        """A batch of appends by a statement, or in a transaction if that tells nothing."""
+        one = len(batch.ops) == 1
+        query, args = self._one_append(batch) if one else self._many_appends([[batch]])
         try:
-            last = await self._statement(units)
+            rows = await fetch(self._source, "commit", query, args, writes=True)
+        except UniqueViolation:
+            rows = []
         except StoreError as error:
-            if together == 1 or error.retryable:
+            return _named(error)
+        if not rows:
+            return await self._decided(batch)
+        return Receipt(batch.id, (rows[0][0],)) if one else _receipt(batch, rows[0][1] - _appended(batch) + 1)
+
+    async def _each(self, unit: Unit) -> list[Answer]:
+        return [await self._alone(batch) for batch in unit]
+
+    async def _together(self, units: list[Unit]) -> list[list[Answer]]:
+        """The batches of several units in one statement; if it fails as a whole, each is decided alone."""
+        query, args = self._many_appends(units)
+        try:
+            rows = await fetch(self._source, "commit", query, args, writes=True)
+        except UniqueViolation:
+            return list(await asyncio.gather(*map(self._each, units)))
+        except StoreError as error:
+            if error.retryable:
                 return [[_named(error) for _ in unit] for unit in units]
-            last = None
-        if last is None and together > 1:
-            return list(await asyncio.gather(*map(self._alone, units)))
+            return list(await asyncio.gather(*map(self._each, units)))
+        last: dict[str, int] = {row[0]: row[1] for row in rows}
         answers: list[list[Answer]] = []
-        behind = _behind(units)
-        for unit, (partition, backs) in zip(units, behind, strict=True):
-            end = None if last is None else last.get(partition)
+        for unit, (partition, backs) in zip(units, _behind(units), strict=True):
+            end = last.get(partition)
             if end is None:
                 answers.append([await self._decided(batch) for batch in unit])
             else:
                 answers.append([_receipt(batch, end - back) for batch, back in zip(unit, backs, strict=True)])
         return answers
 
-    async def _alone(self, unit: Unit) -> list[Answer]:
-        answers: list[Answer] = []
-        for batch in unit:
-            [[answer]] = await self._append([[batch]])
-            answers.append(answer)
-        return answers
-
-    async def _decided(self, batch: Batch) -> Answer:
+    async def _decided(self, batch: Batch, restore: bool = False) -> Answer:
         try:
-            return await self._transact(batch, False)
+            return await self._transact(batch, restore)
         except StoreError as error:
             return _named(error)
 
-    async def _statement(self, units: list[Unit]) -> Mapping[str, int] | None:
-        """The last numbers by partition, without those that were refused; None if a token was there before."""
-        batch = units[0][0]
-        if len(units) == 1 and len(units[0]) == 1 and len(batch.ops) == 1:
-            query, args = self._one_append(batch)
-            one = True
-        else:
-            query, args = self._many_appends(units)
-            one = False
-
-        async def work(connection: Connection, attempt: Attempt) -> list[Sequence[Any]] | None:
-            attempt.sent = True
-            try:
-                return await connection.fetch(query, *args)
-            except UniqueViolation:
-                return None
-
-        rows = await call(self._source, "commit", work)
-        if rows is None or not one:
-            return None if rows is None else {row[0]: row[1] for row in rows}
-        return {args[0]: rows[0][0]} if rows else {}
-
-    def _one_append(self, batch: Batch) -> tuple[str, list[Any]]:
+    def _one_append(self, batch: Batch) -> tuple[str, Sequence[Any]]:
         op = batch.ops[0]
         assert isinstance(op, Append)
         partition = escape(batch.partition)
-        args = [partition, lock_of(partition), *self._values(op, batch.id), token(batch), batch.digest]
+        args = (partition, lock_of(partition), *self._values(op, batch.id), token(batch), batch.digest)
         return self._statements.append(op.kind, op.expect == "exists"), args
 
-    def _many_appends(self, units: list[Unit]) -> tuple[str, list[Any]]:
-        together: dict[str, Unit] = defaultdict(list)
+    def _many_appends(self, units: list[Unit]) -> tuple[str, Sequence[Any]]:
+        together: dict[str, list[Batch]] = defaultdict(list)
         for unit in units:
             together[escape(unit[0].partition)] += unit
         places: list[tuple[str, int, int, bool]] = []
@@ -194,14 +195,14 @@ class Writer:
 
     # --- single puts and deletes ---------------------------------------------------------------------------------
 
-    async def _single(self, batch: Batch) -> Receipt | None:
-        """A batch of one put or delete by one statement; None if only a transaction can tell."""
+    async def _single(self, batch: Batch) -> Answer:
+        """A batch of one put or delete by one statement, if that can tell; others in a transaction."""
         op = batch.ops[0]
         if len(batch.ops) > 1 or not isinstance(op, (Put, Delete)):
-            return None
+            return await self._decided(batch)
         delete, log = isinstance(op, Delete), op.kind in self._logs
         if (delete and op.expect == "absent") or (log and op.expect in ("any", "absent")):
-            return None
+            return await self._decided(batch)
         expect = op.expect if op.expect in ("any", "absent", "exists") else "rev"
         partition, now = escape(batch.partition), self._clock()
         receipt = Receipt(batch.id, (None,))
@@ -215,14 +216,14 @@ class Writer:
             args.append(now + KEPT)
         query = self._statements.single(op.kind, expect, delete)
 
-        async def work(connection: Connection, attempt: Attempt) -> list[Sequence[Any]]:
-            attempt.sent = True
-            try:
-                return await connection.fetch(query, *args)
-            except UniqueViolation:
-                return []
-
-        return receipt if await call(self._source, "commit", work) else None
+        try:
+            if await fetch(self._source, "commit", query, args, writes=True):
+                return receipt
+        except UniqueViolation:
+            pass
+        except StoreError as error:
+            return _named(error)
+        return await self._decided(batch)
 
     # --- transactions --------------------------------------------------------------------------------------------
 
@@ -231,7 +232,8 @@ class Writer:
         partition = escape(batch.partition)
         begin = self._statements.begin(lock_of(partition))
 
-        async def work(connection: Connection, attempt: Attempt) -> Receipt:
+        async def work(attempt: Attempt) -> Receipt:
+            connection = attempt.connection
             async with transaction(connection, begin):
                 found, floors = await self._found(connection, batch, partition, restore)
                 plan = resolve(batch, found, self._logs if restore else frozenset())
@@ -336,49 +338,53 @@ class _Waiting(NamedTuple):
 class Line:
     """Group commit: one writer alone goes straight through; those who come meanwhile share the next statement."""
 
-    def __init__(self, commit: Callable[[list[Unit]], Awaitable[list[list[Answer]]]]) -> None:
-        self._commit = commit
+    def __init__(self, together: Callable[[list[Unit]], Awaitable[list[list[Answer]]]]) -> None:
+        self._together = together
         self._busy = 0
         self._waiting: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def submit(self, unit: Unit) -> list[Answer]:
-        """The answers for a unit. Cancelled while it waits, it is not written; later, the outcome is unknown."""
-        if self._busy < LANES and not self._waiting:
-            self._busy += 1
-            try:
-                [answers] = await self._commit([unit])
-                return answers
-            finally:
-                self._next()
+    def enter(self) -> bool:
+        """Take a lane, if one is free and nobody waits. Who took one leaves it."""
+        if self._busy >= LANES or self._waiting:
+            return False
+        self._busy += 1
+        return True
+
+    def leave(self) -> None:
+        """Give the lane to those who wait, if there are any."""
+        if not self._waiting:
+            self._busy -= 1
+            return
+        task = asyncio.get_running_loop().create_task(self._drain())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def join(self, unit: Unit) -> list[Answer]:
+        """The answers for a unit that shares a statement with those who wait too.
+
+        Cancelled while it waits, it is not written; once its statement was sent, the outcome is unknown.
+        """
         waiting = _Waiting(unit, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         return await waiting.answer
 
-    def _next(self) -> None:
-        """Give the lane to those who wait, else leave it."""
-        if self._waiting:
-            task = asyncio.get_running_loop().create_task(self._drain())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            self._busy -= 1
-
     async def _drain(self) -> None:
-        while taken := self._take():
-            try:
-                answers = await self._commit([waiting.unit for waiting in taken])
-            except BaseException:
-                for waiting in taken:
-                    waiting.answer.cancel()
-                self._busy -= 1
-                raise
-            for waiting, answer in zip(taken, answers, strict=True):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(answer)
-            # Whoever was answered may have its next batch ready: let it join before the lane is given up.
-            await asyncio.sleep(0)
-        self._busy -= 1
+        try:
+            while taken := self._take():
+                try:
+                    answers = await self._together([waiting.unit for waiting in taken])
+                except BaseException:
+                    for waiting in taken:
+                        waiting.answer.cancel()
+                    raise
+                for waiting, answer in zip(taken, answers, strict=True):
+                    if not waiting.answer.done():
+                        waiting.answer.set_result(answer)
+                # Whoever was answered may have its next batch ready: let it join before the lane is given up.
+                await asyncio.sleep(0)
+        finally:
+            self._busy -= 1
 
     def _take(self) -> list[_Waiting]:
         taken: list[_Waiting] = []

@@ -61,7 +61,8 @@ class Keeper:
         """Remove some of the hidden rows of one log that was trimmed; gives how many."""
         return await call(self._source, "housekeeping", self._trimmed)
 
-    async def _old(self, connection: Connection, attempt: Attempt) -> int:
+    async def _old(self, attempt: Attempt) -> int:
+        connection = attempt.connection
         now = self._clock()
         async with transaction(connection):
             if not await self._alone(connection):
@@ -74,7 +75,8 @@ class Keeper:
                     most = max(most, _count(await connection.execute(query, now - HOUR, STEP, *until)))
         return most
 
-    async def _trimmed(self, connection: Connection, attempt: Attempt) -> int:
+    async def _trimmed(self, attempt: Attempt) -> int:
+        connection = attempt.connection
         logs = [name for name, kind in self._kinds.items() if kind.log]
         async with transaction(connection):
             if not await self._alone(connection):

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: a pool of one event loop, and the one table from the driver's errors to ours."""
+"""Connections to PostgreSQL: a pool of one event loop, and calls that outlive a lost connection."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
-from ..errors import Closed, Contention, Corrupt, Denied, Invalid, SchemaMismatch, StoreError, Unavailable
+from ..errors import Closed, StoreError, Unavailable
+from ._postgres_errors import DRIVER_ERRORS, ENGINE, PostgresError, UniqueViolation, again, lost, translate
 
 T = TypeVar("T")
 
-ENGINE = "postgresql"
 IDLE = 300.0
 """Seconds after which an idle connection is not trusted any more: firewalls forget connections silently."""
 GRACE = 5.0
 """Seconds that close waits for calls under way."""
+TICKS = 10
+"""Looks at the clock in one timeout. A timer of its own for each call would cost a tenth of the call."""
+TRIES = 5
 
 Record = Sequence[Any]
 
@@ -49,40 +52,74 @@ def connector(settings: Mapping[str, Any]) -> Connect:
 class Source(Protocol):
     """Where connections come from: the engine's own pool, or one that was handed in."""
 
-    async def take(self, fresh: bool = False) -> Connection: ...
-    async def give(self, connection: Connection) -> None: ...
-    async def drop(self, connection: Connection) -> None: ...
-    async def close(self) -> None: ...
-    def abandon(self) -> None: ...
+    def idle(self) -> Connection | None:
+        """A connection that can be had at once."""
+        ...
+
+    async def take(self, fresh: bool = False) -> Connection:
+        """A connection. `fresh`: a new one, where the one before was found dead and others may be."""
+        ...
+
+    def give(self, connection: Connection) -> Awaitable[None] | None:
+        """Take back a connection whose last call went well, or failed within the database."""
+        ...
+
+    def drop(self, connection: Connection) -> Awaitable[None] | None:
+        """Take back a connection that is dead, or in the middle of a call."""
+        ...
+
+    def late(self, connection: Connection) -> bool:
+        """Whether a connection was cut because its call took too long."""
+        ...
+
+    def patient(self, connection: Connection) -> None:
+        """Let the call under way take as long as it takes."""
+        ...
+
+    async def close(self) -> None:
+        """Close what was opened here, what is in use after a grace."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go of all, from outside of the event loop, which has ended."""
+        ...
 
 
 class Pool:
     """A few connections, the one used last taken first. Dead ones are replaced when they are taken.
 
-    `connect` is asked for each new connection; `timeout` bounds the wait for a free one.
+    `timeout` bounds, in seconds, the wait for a connection and the time that it is in use.
     """
 
     def __init__(self, connect: Connect, most: int, timeout: float) -> None:
-        self.connect = connect
+        self._connect = connect
         self._most = most
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._free: list[tuple[Connection, float]] = []
-        self._used: set[Connection] = set()
+        self._now = 0
+        self._free: list[tuple[Connection, int]] = []
+        self._used: dict[Connection, float] = {}
+        self._late: set[Connection] = set()
         self._making = 0
         self._closed = False
         self._ended: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer = self._loop.call_later(timeout / TICKS, self._tick)
+
+    def idle(self) -> Connection | None:
+        while self._free:
+            connection, since = self._free.pop()
+            if not connection.is_closed() and self._now - since < TICKS * IDLE / self._timeout:
+                self._used[connection] = self._now + TICKS
+                return connection
+            connection.terminate()
+        return None
 
     async def take(self, fresh: bool = False) -> Connection:
-        """A connection. `fresh`: a new one, where the one before was found dead and others may be."""
         while not self._closed:
-            while self._free and not fresh:
-                connection, since = self._free.pop()
-                if not connection.is_closed() and self._loop.time() - since < IDLE:
-                    self._used.add(connection)
-                    return connection
-                connection.terminate()
+            connection = None if fresh else self.idle()
+            if connection is not None:
+                return connection
             if len(self._free) + len(self._used) + self._making < self._most:
                 return await self._make()
             if self._free:
@@ -91,25 +128,30 @@ class Pool:
                 await self._wait()
         raise Closed("the engine was closed", engine=ENGINE)
 
-    async def give(self, connection: Connection) -> None:
-        """Take back a connection whose last call went well, or failed within the database."""
-        self._used.discard(connection)
-        if not connection.is_closed():
-            self._free.append((connection, self._loop.time()))
-        self._wake()
+    def give(self, connection: Connection) -> None:
+        self._used.pop(connection, None)
+        self._free.append((connection, self._now))
+        if self._waiting or self._ended is not None:
+            self._wake()
 
-    async def drop(self, connection: Connection) -> None:
-        """Take back a connection that is dead, or in the middle of a call."""
-        self._used.discard(connection)
+    def drop(self, connection: Connection) -> None:
+        self._used.pop(connection, None)
+        self._late.discard(connection)
         connection.terminate()
         self._wake()
 
+    def late(self, connection: Connection) -> bool:
+        return connection in self._late
+
+    def patient(self, connection: Connection) -> None:
+        self._used[connection] = float("inf")
+
     async def close(self) -> None:
-        """Close all, those in use after a grace."""
         if self._used or self._making:
             self._ended = self._loop.create_future()
             await asyncio.wait([self._ended], timeout=GRACE)
         self._closed = True
+        self._timer.cancel()
         while self._waiting:
             self._wake()
         for connection in self._used:
@@ -118,21 +160,28 @@ class Pool:
             connection, _ = self._free.pop()
             try:
                 await connection.close(timeout=GRACE)
-            except (*DRIVER_ERRORS, TimeoutError):
+            except DRIVER_ERRORS:
                 connection.terminate()
+
+    def abandon(self) -> None:
+        for connection in (*self._used, *(connection for connection, _ in self._free)):
+            try:
+                connection.terminate()
+            except RuntimeError:  # The loop is closed, and so its transports are.
+                pass
 
     async def _make(self) -> Connection:
         self._making += 1
         try:
-            connection = await self.connect()
+            connection = await self._connect()
         except BaseException:
             self._making -= 1
             self._wake()
             raise
         self._making -= 1
-        self._used.add(connection)
+        self._used[connection] = self._now + TICKS
         if self._closed:
-            await self.drop(connection)
+            self.drop(connection)
             raise Closed("the engine was closed", engine=ENGINE)
         return connection
 
@@ -162,87 +211,152 @@ class Pool:
                 turn.set_result(None)
                 return
 
-    def abandon(self) -> None:
-        """Let go of all, from outside of the loop, which has ended."""
-        for connection in (*self._used, *(connection for connection, _ in self._free)):
-            try:
+    def _tick(self) -> None:
+        self._now += 1
+        for connection, until in self._used.items():
+            if until < self._now and connection not in self._late:
+                self._late.add(connection)
                 connection.terminate()
-            except RuntimeError:  # The loop is closed, and so its transports are.
-                pass
+        self._timer = self._loop.call_later(self._timeout / TICKS, self._tick)
 
 
 class Lent:
-    """A pool of asyncpg that was handed in: connections go back to it after each call, and it stays open."""
+    """A pool of asyncpg that was handed in: connections go back to it after each call, and it stays open.
+
+    How long a call may take is that pool's `command_timeout`.
+    """
 
     def __init__(self, pool: Any, timeout: float) -> None:
         self._pool = pool
         self._timeout = timeout
 
+    def idle(self) -> Connection | None:
+        return None
+
     async def take(self, fresh: bool = False) -> Connection:
         return cast(Connection, await self._pool.acquire(timeout=self._timeout))
 
-    async def give(self, connection: Connection) -> None:
-        await self._pool.release(connection)
+    def give(self, connection: Connection) -> Awaitable[None]:
+        return cast("Awaitable[None]", self._pool.release(connection))
 
-    async def drop(self, connection: Connection) -> None:
+    def drop(self, connection: Connection) -> Awaitable[None]:
         connection.terminate()
-        await self._pool.release(connection)
+        return cast("Awaitable[None]", self._pool.release(connection))
+
+    def late(self, connection: Connection) -> bool:
+        return False
+
+    def patient(self, connection: Connection) -> None:
+        pass
 
     async def close(self) -> None:
-        """Leave it open."""
+        pass
 
     def abandon(self) -> None:
-        """Leave it open."""
+        pass
 
 
 # --- calls -------------------------------------------------------------------------------------------------------
 
-TRIES = 5
-
 
 class Attempt:
-    """What one attempt of a call has done: whether the statement that may write was sent."""
+    """One attempt of a call, as its work sees it."""
 
-    __slots__ = ("sent",)
+    __slots__ = ("_source", "connection", "sent")
 
-    def __init__(self) -> None:
-        self.sent = False
+    def __init__(self, source: Source, connection: Connection, sent: bool = False) -> None:
+        self._source = source
+        self.connection = connection
+        self.sent = sent
+        """The statement that writes was sent: if the connection is lost now, the outcome is unknown."""
+
+    def patient(self) -> None:
+        """Let it take as long as it takes."""
+        self._source.patient(self.connection)
 
 
-async def call(source: Source, operation: str, work: Callable[[Connection, Attempt], Awaitable[T]]) -> T:
+class _Past(NamedTuple):
+    """What the attempts before tell: how many, whether the last lost its connection, whether one may have written."""
+
+    tries: int = 0
+    lost: bool = False
+    maybe: bool = False
+
+
+_NEW = _Past()
+
+
+async def fetch(source: Source, operation: str, query: str, args: Sequence[Any], writes: bool = False) -> list[Record]:
+    """The rows of one statement, done as by `call`. Where a connection is idle this adds next to nothing.
+
+    A unique violation of a statement that writes is an answer, and raised as it is.
+    """
+    past = _NEW
+    connection = source.idle()
+    if connection is not None:
+        try:
+            rows = await connection.fetch(query, *args)
+        except DRIVER_ERRORS as error:
+            past = await _failed(source, Attempt(source, connection, writes), error, operation, past)
+        except BaseException:
+            source.drop(connection)  # Cancelled: the statement may still run.
+            raise
+        else:
+            source.give(connection)
+            return rows
+
+    async def work(attempt: Attempt) -> list[Record]:
+        attempt.sent = writes
+        return await attempt.connection.fetch(query, *args)
+
+    return await call(source, operation, work, past)
+
+
+async def call(source: Source, operation: str, work: Callable[[Attempt], Awaitable[T]], past: _Past = _NEW) -> T:
     """Do some work on a connection, and again on a new one if the connection was lost.
 
     The work can be repeated: reads, and commits, which the database remembers. Raises a StoreError, whose outcome is
     "unknown" if a lost attempt may have written and no later one could tell.
     """
-    maybe = fresh = False
-    for number in range(1, TRIES + 1):
-        attempt = Attempt()
+    while True:
         try:
-            connection = await source.take(fresh)
+            connection = await source.take(past.lost)
         except (*DRIVER_ERRORS, StoreError) as error:
-            raise translate(error, operation, maybe) from None
+            raise translate(error, operation, past.maybe) from None
+        attempt = Attempt(source, connection)
         try:
-            answer = await work(connection, attempt)
-        except StoreError:
-            await source.give(connection)
-            raise
-        except DRIVER_ERRORS as error:
-            fresh = lost(error) or connection.is_closed()
-            if fresh or isinstance(error, TimeoutError):
-                maybe = maybe or attempt.sent
-                await source.drop(connection)
-            else:
-                await source.give(connection)
-            if number == TRIES or not (fresh or again(error)):
-                raise translate(error, operation, maybe) from None
+            answer = await work(attempt)
+        except (*DRIVER_ERRORS, StoreError) as error:
+            past = await _failed(source, attempt, error, operation, past)
         except BaseException:
-            await source.drop(connection)
+            await _done(source.drop(connection))
             raise
         else:
-            await source.give(connection)
+            await _done(source.give(connection))
             return answer
-    raise AssertionError("the last try returns or raises")
+
+
+async def _failed(source: Source, attempt: Attempt, error: Exception, operation: str, past: _Past) -> _Past:
+    """Put the connection away, and raise what is to be raised."""
+    connection = attempt.connection
+    if isinstance(error, StoreError):
+        await _done(source.give(connection))
+        raise error
+    if source.late(connection):
+        error = TimeoutError()
+    gone = isinstance(error, TimeoutError) or lost(error) or connection.is_closed()
+    await _done(source.drop(connection) if gone else source.give(connection))
+    if attempt.sent and isinstance(error, UniqueViolation):
+        raise error
+    past = _Past(past.tries + 1, gone, past.maybe or (attempt.sent and gone))
+    if isinstance(error, TimeoutError) or past.tries == TRIES or not (gone or again(error)):
+        raise translate(error, operation, past.maybe) from None
+    return past
+
+
+async def _done(later: Awaitable[None] | None) -> None:
+    if later is not None:
+        await later
 
 
 @asynccontextmanager
@@ -256,111 +370,3 @@ async def transaction(connection: Connection, begin: str = "BEGIN") -> AsyncGene
             await connection.execute("ROLLBACK")
         raise
     await connection.execute("COMMIT")
-
-
-# --- errors ------------------------------------------------------------------------------------------------------
-
-_errors = cast(Any, asyncpg).exceptions
-PostgresError: type[Exception] = _errors.PostgresError
-UniqueViolation: type[Exception] = _errors.UniqueViolationError
-
-DRIVER_ERRORS: tuple[type[Exception], ...] = (
-    PostgresError,
-    _errors.InterfaceError,
-    _errors.InternalClientError,
-    OSError,
-    EOFError,
-)
-"""All that the driver raises, TimeoutError among them: it is an OSError."""
-
-
-class _Meaning(NamedTuple):
-    make: type[StoreError]
-    message: str
-    hint: str = ""
-    retryable: bool | None = None
-
-
-_MEANINGS: Mapping[str, _Meaning] = {
-    # By SQLSTATE, the longest prefix first: https://www.postgresql.org/docs/current/errcodes-appendix.html
-    "08": _Meaning(Unavailable, "the connection was lost"),
-    "22": _Meaning(Invalid, "the database refused a value"),
-    "23": _Meaning(Contention, "concurrent writers kept meeting on one row"),
-    "25006": _Meaning(Denied, "the database is read-only", "Connect to the primary, not to a replica."),
-    "25": _Meaning(Unavailable, "the transaction was ended by the server"),
-    "26": _Meaning(Unavailable, "a prepared statement is gone", "Behind a transaction pooler use pooler=transaction."),
-    "28": _Meaning(Denied, "the database refused the credentials", "Check user and password."),
-    "2BP01": _Meaning(SchemaMismatch, "a view must change, but other objects stand on it", "Drop them first."),
-    "3D": _Meaning(Invalid, "the database does not exist", "Create it, or check the path of the URL."),
-    "3F": _Meaning(SchemaMismatch, "the schema is missing", "Open with ddl=create, or run print_ddl()."),
-    "40": _Meaning(Contention, "concurrent writers kept getting in each other's way"),
-    "42501": _Meaning(Denied, "a right is missing", "Let a role that may create objects run print_ddl(), and GRANT."),
-    "42": _Meaning(SchemaMismatch, "a table or a column is missing or differs", "Open with ddl=create."),
-    "53100": _Meaning(Unavailable, "the disk of the database is full", "Free some space: what was stored is safe."),
-    "53300": _Meaning(Unavailable, "the database has no connection left", "Lower pool_max, or use a pooler."),
-    "53": _Meaning(Unavailable, "the database is out of a resource"),
-    "54": _Meaning(Invalid, "the statement is over a limit of the database"),
-    "55P03": _Meaning(Contention, "a lock was not to be had in time"),
-    "57014": _Meaning(Unavailable, "the database cancelled the statement", "Its statement_timeout may be too short."),
-    "57P": _Meaning(Unavailable, "the database is starting or stopping"),
-    "58": _Meaning(Unavailable, "the database had an input or output error"),
-    "XX001": _Meaning(Corrupt, "the database found damaged data"),
-    "XX002": _Meaning(Corrupt, "the database found a damaged index", "REINDEX it."),
-}
-_OTHER = _Meaning(Unavailable, "the database reported an error", "", False)
-
-
-def translate(error: Exception, operation: str, maybe: bool = False) -> StoreError:
-    """The driver's error as ours. `maybe`: something may have been written.
-
-    The driver's text is left out: it may quote values.
-    """
-    if isinstance(error, StoreError):
-        error.operation = error.operation or operation
-        if maybe:
-            error.outcome = "unknown"
-        return error
-    state = sqlstate(error)
-    if state:
-        known = next((_MEANINGS[state[:n]] for n in (5, 4, 3, 2) if state[:n] in _MEANINGS), _OTHER)
-        known = known._replace(message=f"{known.message} (SQLSTATE {state})")
-    elif isinstance(error, TimeoutError):
-        known = _Meaning(Unavailable, "the database did not answer in time", "Raise the option timeout, or find out.")
-    elif isinstance(error, (OSError, EOFError)):
-        known = _Meaning(Unavailable, f"the database cannot be reached ({type(error).__name__})")
-    elif lost(error):
-        known = _Meaning(Unavailable, "the connection was lost")
-    elif isinstance(error, ValueError):
-        known = _Meaning(Invalid, "a setting or a value does not suit the driver", "Check the options of the URL.")
-    else:
-        known = _OTHER._replace(message=f"the driver reported {type(error).__name__}")
-    made = known.make(
-        known.message,
-        engine=ENGINE,
-        operation=operation,
-        hint=known.hint,
-        outcome="unknown" if maybe else "none",
-        retryable=known.retryable,
-    )
-    made.__suppress_context__ = True
-    return made
-
-
-def sqlstate(error: Exception) -> str:
-    """The SQLSTATE of a server's error, "" of any other."""
-    return str(getattr(error, "sqlstate", None) or "") if isinstance(error, PostgresError) else ""
-
-
-def lost(error: Exception) -> bool:
-    """Whether the connection is gone and the call may be made again on another."""
-    if isinstance(error, (TimeoutError, StoreError)):
-        return False
-    state = sqlstate(error)
-    if state:
-        return state.startswith("08") or state in ("57P01", "57P02", "57P05", "25P03")
-    return isinstance(error, (OSError, EOFError)) or "connection" in str(error)
-
-
-def again(error: Exception) -> bool:
-    """Whether the database undid the statement to let another one pass."""
-    return sqlstate(error) in ("40001", "40P01", "23505", "55P03")

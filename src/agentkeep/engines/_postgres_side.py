@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import Invalid, Key, StoreError
+from ..errors import Invalid, Key
 from ..ids import Clock
 from ..keys import cursor, escape, position, seq_of, seq_sort, unescape
 from ..resolve import head_row
-from ..waist import HEAD, Batch, Head, KindSpec, Page, Receipt, Row, Scan
+from ..waist import HEAD, Head, KindSpec, Page, Row, Scan
 from ._postgres_commit import Writer
 from ._postgres_keep import Keeper
-from ._postgres_pool import Attempt, Connection, Record, Source, call
+from ._postgres_pool import Record, Source, fetch
 from ._postgres_sql import POSTGRES, Statements
 from ._sql import Tables, dump_query, row_of, row_with_facets, whole_row
 
@@ -28,7 +28,7 @@ class Side:
         self.loop = asyncio.get_running_loop()
         self.source = source
         self.keeper = Keeper(source, statements, kinds, clock)
-        self._writer = Writer(source, statements, kinds, clock)
+        self.commit = Writer(source, statements, kinds, clock, self.keeper.nudge).commit
         self._statements = statements
         self._names = names
         self._kinds = kinds
@@ -38,12 +38,6 @@ class Side:
         """End housekeeping and the connections."""
         await self.keeper.stop()
         await self.source.close()
-
-    async def commit(self, batches: Sequence[Batch], restore: bool) -> list[Receipt | StoreError]:
-        """One answer per batch, in order."""
-        answers = await self._writer.commit(batches, restore)
-        self.keeper.nudge()
-        return answers
 
     async def get(self, keys: Sequence[Key]) -> list[Row | None]:
         """One answer per key, in one round trip."""
@@ -110,10 +104,7 @@ class Side:
         return Page(rows, cursor(scan, rows[-1].key[1:]) if len(rows) == limit else None)
 
     async def _fetch(self, operation: str, query: str, args: Sequence[Any]) -> list[Record]:
-        async def work(connection: Connection, attempt: Attempt) -> list[Record]:
-            return await connection.fetch(query, *args)
-
-        return await call(self.source, operation, work)
+        return await fetch(self.source, operation, query, args)
 
 
 def _place(kind: KindSpec, sort: str) -> str | int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -145,40 +146,32 @@ class Statements:
         self._namespace = namespace
         self._heads = names.of("heads")
         self._commits = names.of("commits")
-        self._made: dict[tuple[object, ...], str] = {}
+        # Each text is made once, and found again by its shape.
+        for make in (self.append, self.appends, self.single, self.found, self.write, self.one, self.many):
+            setattr(self, make.__name__, cache(make))
 
     def begin(self, lock: int) -> str:
         """Start the transaction of one partition. One round trip; the reads that follow see what the lock protects."""
         return f"BEGIN; SELECT pg_advisory_xact_lock({self._namespace:d}, {lock:d})"
 
     def _shared(self, lock: str) -> str:
-        return f"pg_advisory_xact_lock_shared({self._namespace:d}, {lock})"
-
-    def once(self, make: Callable[..., str], *shape: object) -> str:
-        """The text for a shape, kept."""
-        key = (make.__name__, *shape)
-        text = self._made.get(key)
-        if text is None:
-            text = self._made[key] = make(*shape)
-        return text
+        """A condition that takes the lock of a partition. As a condition it is cheaper than as a row to join."""
+        return f"pg_advisory_xact_lock_shared({self._namespace:d}, {lock}) IS NOT NULL"
 
     def append(self, name: str, opened: bool) -> str:
         """One row appended: $1 partition, $2 lock, the values, token, digest. Gives its number."""
-        return self.once(self._append, name, opened)
-
-    def _append(self, name: str, opened: bool) -> str:
         kind = self._kinds[name]
         columns = [*value_columns(kind), *_TOKEN]
         marks = ", ".join(f"${number}::{type_}" for number, (_, type_) in enumerate(columns, 3))
         if opened:
             head = (
-                f"UPDATE {self._heads} SET seq = seq + 1 FROM {self._shared('$2::int4')} "
-                f"WHERE partition = $1 AND kind = '{name}' AND sealed = 0 RETURNING seq"
+                f"UPDATE {self._heads} SET seq = seq + 1 WHERE partition = $1 AND kind = '{name}' "
+                f"AND {self._shared('$2::int4')} AND sealed = 0 RETURNING seq"
             )
         else:
             head = (
                 f"INSERT INTO {self._heads} AS h (partition, kind, seq) "
-                f"SELECT $1::text, '{name}', 1 FROM {self._shared('$2::int4')} "
+                f"SELECT $1::text, '{name}', 1 WHERE {self._shared('$2::int4')} "
                 "ON CONFLICT (partition, kind) DO UPDATE SET seq = h.seq + 1 WHERE h.sealed = 0 RETURNING seq"
             )
         return (
@@ -193,14 +186,11 @@ class Statements:
         partition, how far it is from the last of its partition, the values, token, digest. Then of each row of each
         kind in `puts`: the partition, the sort key, the values. Gives (partition, last number) of those appended to.
         """
-        return self.once(self._appends, name, puts)
-
-    def _appends(self, name: str, puts: tuple[str, ...]) -> str:
         columns = [("p", "text"), ("back", "bigint"), *value_columns(self._kinds[name]), *_TOKEN]
         rows, at = _unnest(columns, 5)
         parts = [
             f"l AS MATERIALIZED (SELECT u.p, u.n, u.m FROM unnest($1::text[], $2::bigint[], $3::int4[], $4::boolean[])"
-            f" u(p, n, k, m), LATERAL {self._shared('u.k')})",
+            f" u(p, n, k, m) WHERE {self._shared('u.k')})",
             f"h AS (INSERT INTO {self._heads} AS h (partition, kind, seq) SELECT l.p, '{name}', l.n FROM l "
             f"WHERE NOT l.m OR EXISTS (SELECT 1 FROM {self._heads} o WHERE o.partition = l.p AND o.kind = '{name}') "
             "ON CONFLICT (partition, kind) DO UPDATE SET seq = h.seq + excluded.seq WHERE h.sealed = 0 "
@@ -231,9 +221,6 @@ class Statements:
         `expect` is "any", "absent", "exists" or "rev"; $8 is then the rev. The values of a put follow. Gives a row
         if the expectation held; else nothing is written.
         """
-        return self.once(self._single, name, expect, delete)
-
-    def _single(self, name: str, expect: str, delete: bool) -> str:
         kind = self._kinds[name]
         table = self._names.of(name)
         columns = value_columns(kind)
@@ -245,29 +232,30 @@ class Statements:
         here = f"t.partition = $1::text AND t.{sort_column(kind)} = $3::{_sort_type(kind)}"
         if expect in ("any", "absent") and not delete:
             absent = " WHERE t.expires <= $4::bigint" if expect == "absent" else ""
-            written = self._upsert(kind, f"SELECT $1::text, $3::text, {marks} FROM {shared}", absent)
+            written = self._upsert(kind, f"SELECT $1::text, $3::text, {marks} WHERE {shared}", absent)
             return f"WITH w AS ({written} RETURNING 1) {memory} w RETURNING 1"
         if expect == "any":
             gone = f"DELETE FROM {table} t USING l WHERE {here}"
-            return f"WITH l AS MATERIALIZED (SELECT {shared}), w AS ({gone}) {memory} l RETURNING 1"
-        before, source = "", f"{shared} l"
+            return f"WITH l AS MATERIALIZED (SELECT 1 WHERE {shared}), w AS ({gone}) {memory} l RETURNING 1"
+        before = ""
         if kind.log:
             # The head is locked, so that the floor is the newest, not that of a snapshot from before a Trim.
             before = (
-                f"l AS MATERIALIZED (SELECT h.floor FROM {self._heads} h, {shared} WHERE h.partition = $1 "
-                f"AND h.kind = '{name}' FOR UPDATE OF h), "
+                f"l AS MATERIALIZED (SELECT h.floor FROM {self._heads} h WHERE h.partition = $1 "
+                f"AND h.kind = '{name}' AND {shared} FOR UPDATE), "
             )
-            source, here = "l", f"{here} AND t.seq > l.floor AND t.doc IS NOT NULL"
+            here = f"{here} AND t.seq > l.floor AND t.doc IS NOT NULL"
         expected = " AND t.rev = $8::text" if expect == "rev" else ""
         where = f"WHERE {here} AND (t.expires IS NULL OR t.expires > $4::bigint){expected}"
+        if not kind.log:
+            where += f" AND {shared}"
         if not delete:
             values = ", ".join(f"{column} = ${n}::{type_}" for n, (column, type_) in enumerate(columns, first))
-            kept = f", {_KEPT}" if kind.log else ""
-            written = f"UPDATE {table} t SET {values}{kept} FROM {source} {where}"
+            written = f"UPDATE {table} t SET {values}{f', {_KEPT} FROM l' if kind.log else ''} {where}"
         elif kind.log:
-            written = f"UPDATE {table} t SET {_emptied(kind, f'${first}::bigint')} FROM {source} {where}"
+            written = f"UPDATE {table} t SET {_emptied(kind, f'${first}::bigint')} FROM l {where}"
         else:
-            written = f"DELETE FROM {table} t USING {source} {where}"
+            written = f"DELETE FROM {table} t {where}"
         return f"WITH {before}w AS ({written} RETURNING 1) {memory} w RETURNING 1"
 
     def found(self, rows: tuple[str, ...], memo: str | None) -> str:
@@ -277,9 +265,6 @@ class Statements:
         receipt, digest, integer x3): a row by its ordinal with its rev; -1 a head with kind, seq, floor, sealed;
         -2 the memo with rev, receipt, digest, number.
         """
-        return self.once(self._found, rows, memo)
-
-    def _found(self, rows: tuple[str, ...], memo: str | None) -> str:
         parts = [
             "SELECT -1, h.kind, NULL::bytea, NULL::bytea, h.seq, h.floor, h.sealed "
             f"FROM {self._heads} h WHERE h.partition = $1::text AND h.kind = ANY ($2::text[])"
@@ -311,9 +296,6 @@ class Statements:
         deleted from: sort keys and, if it is a log, until when the places are kept; of heads: kinds, seqs, floors,
         seals; marks of the logs that were trimmed. Then the memory: token, receipt, digest, now.
         """
-        return self.once(self._write, shape)
-
-    def _write(self, shape: Shape) -> str:
         parts: list[str] = []
         at = 2
         for name in shape.appended:
@@ -358,9 +340,6 @@ class Statements:
 
     def one(self, name: str) -> str:
         """One row: $1 partition, $2 sort key or number, $3 now. Gives rev, doc, expires."""
-        return self.once(self._one, name)
-
-    def _one(self, name: str) -> str:
         kind = self._kinds[name]
         place = f"t.partition = $1 AND t.{sort_column(kind)} = $2"
         alive = live(self._names, kind, "$3::bigint")
@@ -375,9 +354,6 @@ class Statements:
 
         Gives (ordinal, rev, doc, expires, NULL, NULL), of a head (ordinal, NULL, NULL, seq, floor, sealed).
         """
-        return self.once(self._many, rows, heads)
-
-    def _many(self, rows: tuple[str, ...], heads: bool) -> str:
         parts: list[str] = []
         at = 2 if rows else 1
         for name in rows:

@@ -19,7 +19,8 @@ from ..predicates import OPERATORS
 from ..urls import Url, parse
 from ..waist import Batch, Capabilities, Page, Receipt, Row, Scan, Schema
 from ._postgres_ddl import EXISTING, Part, parts
-from ._postgres_pool import ENGINE, GRACE, Attempt, Connection, Lent, Pool, Source, call, connector, transaction
+from ._postgres_errors import ENGINE
+from ._postgres_pool import GRACE, Attempt, Lent, Pool, Source, call, connector, transaction
 from ._postgres_side import Side
 from ._postgres_sql import Statements, lock_of
 from ._sql import FORMAT, checked, tables
@@ -151,6 +152,9 @@ class Postgres:
 
     async def commit(self, batches: Sequence[Batch], *, restore: bool = False) -> list[Receipt | StoreError]:
         """Appends, and single puts and deletes, in one round trip; other batches in four."""
+        home = self._home
+        if home is not None and home.loop is asyncio.get_running_loop():
+            return await home.commit(batches, restore)
         return await self._call("commit", lambda side: side.commit(batches, restore))
 
     async def dump(self, kind: str, after: str | None, limit: int) -> Page:
@@ -199,7 +203,6 @@ class Postgres:
             "password": url.password,
             "database": url.path.lstrip("/") or None,
             "timeout": options.timeout,
-            "command_timeout": options.timeout,
             "statement_cache_size": 0 if probe or self._unprepared else 1000,
             "max_cached_statement_lifetime": 0,
             "max_cacheable_statement_size": 0,
@@ -210,9 +213,9 @@ class Postgres:
     async def _detect(self, source: Pool) -> None:
         """A pooler gives each client a process id that is not the server's."""
 
-        async def work(connection: Connection, attempt: Attempt) -> bool:
-            rows = await connection.fetch("SELECT pg_backend_pid()")
-            return rows[0][0] != connection.get_server_pid()
+        async def work(attempt: Attempt) -> bool:
+            rows = await attempt.connection.fetch("SELECT pg_backend_pid()")
+            return rows[0][0] != attempt.connection.get_server_pid()
 
         try:
             self._unprepared = await call(source, "open", work)
@@ -252,7 +255,7 @@ class Postgres:
     async def _warm(self, source: Source) -> None:
         taken = [await source.take() for _ in range(self._options.pool_min)] if isinstance(source, Pool) else []
         for connection in taken:
-            await source.give(connection)
+            source.give(connection)
 
 
 class _Away:
@@ -291,8 +294,8 @@ class _Server(NamedTuple):
     schema: str
 
 
-async def _server(connection: Connection, attempt: Attempt) -> _Server:
-    rows = await connection.fetch("SELECT current_setting('server_encoding'), COALESCE(current_schema(), '')")
+async def _server(attempt: Attempt) -> _Server:
+    rows = await attempt.connection.fetch("SELECT current_setting('server_encoding'), COALESCE(current_schema(), '')")
     return _Server(rows[0][0], rows[0][1])
 
 
@@ -302,34 +305,36 @@ class _Lack(NamedTuple):
     big: bool
 
 
-async def _missing(made: list[Part], connection: Connection, attempt: Attempt) -> list[_Lack]:
+async def _missing(made: list[Part], attempt: Attempt) -> list[_Lack]:
     columns = [list(column) for column in zip(*((part.what, part.name, part.detail) for part in made), strict=True)]
-    rows = await connection.fetch(EXISTING, *columns)
+    rows = await attempt.connection.fetch(EXISTING, *columns)
     return [_Lack(part, broken, big) for part, (there, broken, big) in zip(made, rows, strict=True) if not there]
 
 
-async def _create(missing: list[_Lack], lock: int, connection: Connection, attempt: Attempt) -> None:
+async def _create(missing: list[_Lack], lock: int, attempt: Attempt) -> None:
     """Make what is missing, one process at a time; indexes of big tables wait for `_build`."""
     begin = f"BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({lock:d})"
-    async with transaction(connection, begin):
+    attempt.patient()
+    async with transaction(attempt.connection, begin):
         # Another process may have been quicker.
-        for part, broken, big in await _missing([lack.part for lack in missing], connection, attempt):
+        for part, broken, big in await _missing([lack.part for lack in missing], attempt):
             if not broken and not big:
                 for statement in part.sql:
-                    await connection.execute(statement)
+                    await attempt.connection.execute(statement)
 
 
-async def _build(missing: list[_Lack], connection: Connection, attempt: Attempt) -> None:
+async def _build(missing: list[_Lack], attempt: Attempt) -> None:
     """Build indexes of tables that are in use, and again those whose building was cut off."""
+    attempt.patient()
     wanted = [lack.part for lack in missing if lack.part.online]
-    for part, broken, _ in await _missing(wanted, connection, attempt) if wanted else []:
+    for part, broken, _ in await _missing(wanted, attempt) if wanted else []:
         if broken:
-            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part.name}")
-        await connection.execute(part.online)
+            await attempt.connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part.name}")
+        await attempt.connection.execute(part.online)
 
 
-async def _compatible(meta: str, connection: Connection, attempt: Attempt) -> None:
-    rows = await connection.fetch(f"SELECT value FROM {meta} WHERE name = 'format'")
+async def _compatible(meta: str, attempt: Attempt) -> None:
+    rows = await attempt.connection.fetch(f"SELECT value FROM {meta} WHERE name = 'format'")
     if not rows or int(rows[0][0]) > FORMAT:
         found = rows[0][0] if rows else "missing"
         raise SchemaMismatch(
