@@ -129,7 +129,7 @@ class Limits:
         if op.index:
             total += self._index_size(key, op)
         if op.facets:
-            total += _facets_size(key, op.facets)
+            total += facets_size(key, op.facets)
         if total > MAX_ROW:
             raise TooLarge("a row", limit=MAX_ROW, size=total, key=key)
         return total
@@ -188,7 +188,8 @@ def _fits(key: Key) -> int:
     return partition + sort
 
 
-def _facets_size(key: Key, facets: Facets) -> int:
+def facets_size(key: Key, facets: Facets) -> int:
+    """The bytes of facets. Raises TooLarge, and Invalid for a number that is not finite."""
     if len(facets) > MAX_FACETS:
         raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key, hint=_FACETS_HINT)
     total = 0

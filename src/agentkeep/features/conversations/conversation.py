@@ -171,7 +171,7 @@ class Conversation:
                 return receipt
 
     def _recency(self, second: int) -> list[Op]:
-        return [Check(RECORD.spec.name, "", self._rev), ACTIVITY.put(_activity(self._record, second))]
+        return [Check(RECORD.spec.name, "", self._rev), ACTIVITY.put(activity_of(self._record, second))]
 
     async def _why_sealed(self, error: Conflict) -> Exception:
         stored = await self._store.get(ConversationRecord, self._partition)
@@ -450,7 +450,7 @@ class Conversation:
             active = await self._store.get(Activity, self._partition)
             second = active.value.active_s if active is not None else new.updated_us // 1_000_000
             put = RECORD.put(new, row.rev, keep=RECORD.unknown(row))
-            receipt = await self._store.commit(self._partition, [put, ACTIVITY.put(_activity(new, second)), *ops])
+            receipt = await self._store.commit(self._partition, [put, ACTIVITY.put(activity_of(new, second)), *ops])
             self._record, self._rev = new, receipt.id
             return new
 
@@ -551,14 +551,15 @@ async def create(store: Store, record: ConversationRecord) -> Conversation:
     second = record.created_us // 1_000_000
     ops: list[Op] = [
         RECORD.put(record, "absent"),
-        ACTIVITY.put(_activity(record, second)),
+        ACTIVITY.put(activity_of(record, second)),
         Trim(EVENT.spec.name, sealed=False),
     ]
     receipt = await store.commit(keys.partition(record.id), ops)
     return Conversation(store, record, receipt.id)
 
 
-def _activity(record: ConversationRecord, second: int) -> Activity:
+def activity_of(record: ConversationRecord, second: int) -> Activity:
+    """The copy of a record that lists read, with the second of its last event."""
     return Activity(
         id=record.id,
         user=record.user,
