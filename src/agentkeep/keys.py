@@ -150,8 +150,8 @@ def partition(identifier: str) -> str:
 
 
 def cursor(scan: Scan, position: Sequence[str]) -> str:
-    """An opaque cursor: the position of the last row looked at, bound to the scan that made it."""
-    return urlsafe_b64encode(msgspec.json.encode((_fingerprint(scan), *map(escape, position)))).decode().rstrip("=")
+    """An opaque cursor: the position of the last row looked at, bound by a checksum to the scan that made it."""
+    return urlsafe_b64encode(msgspec.json.encode((_mark(scan, position), *map(escape, position)))).decode().rstrip("=")
 
 
 def position(scan: Scan) -> tuple[str, ...] | None:
@@ -166,11 +166,13 @@ def position(scan: Scan) -> tuple[str, ...] | None:
         mark, *rest = msgspec.json.decode(raw, type=tuple[str, ...])
     except (ValueError, UnicodeError, msgspec.DecodeError) as error:
         raise Invalid("the cursor is damaged", operation="scan", hint="Pass a cursor as it was given.") from error
-    if mark != _fingerprint(scan) or len(rest) != (2 if scan.index is None else 3):
-        raise Invalid("the cursor belongs to another scan", operation="scan", hint="Keep all arguments but `after`.")
-    return tuple([unescape(part) for part in rest])
+    found = tuple([unescape(part) for part in rest])
+    if mark != _mark(scan, found):
+        hint = "Pass it as it was given, and keep all arguments but `after`."
+        raise Invalid("the cursor belongs to another scan or is damaged", operation="scan", hint=hint)
+    return found
 
 
-def _fingerprint(scan: Scan) -> str:
-    asked = (scan.kind, scan.index, scan.prefix, scan.lo, scan.hi, scan.reverse, scan.where)
+def _mark(scan: Scan, position: Sequence[str]) -> str:
+    asked = (scan.kind, scan.index, scan.prefix, scan.lo, scan.hi, scan.reverse, scan.where, *position)
     return f"{crc32(ascii(asked).encode()):08x}"

@@ -105,8 +105,9 @@ def split(
     if predicate is None:
         return None, None
     parts = predicate.parts if isinstance(predicate, All) else (predicate,)
-    pushed = tuple(part for part in parts if _whole(part, pushable))
-    kept = tuple(part for part in parts if part not in pushed)
+    whole = [_whole(part, pushable) for part in parts]
+    pushed = tuple(part for part, ours in zip(parts, whole, strict=True) if ours)
+    kept = tuple(part for part, ours in zip(parts, whole, strict=True) if not ours)
     return _conjoin(pushed), _conjoin(kept)
 
 

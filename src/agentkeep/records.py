@@ -64,6 +64,7 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
     log: str | None
     expires: str | None
     facets: tuple[str, ...]
+    deep: tuple[str, ...]
     free: tuple[str, ...]
     version: int
     upcasts: Mapping[int, Upcast]
@@ -129,10 +130,13 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
         """The facets of a value: scalars, and lists of scalars, that are not None."""
         found: dict[str, Facet] = {}
         for name in self.facets:
-            if name.endswith(".*"):
-                _flatten(found, name[:-2], getattr(value, name[:-2]), 1)
-            elif (one := getattr(value, name)) is not None:
+            one = getattr(value, name)
+            if one is not None:
                 found[name] = tuple(cast("list[str]", one)) if isinstance(one, (list, tuple)) else one
+        for name in self.deep:
+            below = getattr(value, name)
+            if below:
+                _flatten(found, name, below, 1)
         return found
 
     def _expires(self, value: T) -> int | None:
@@ -211,7 +215,8 @@ def record(
             sort=sort,
             log=log,
             expires=expires,
-            facets=tuple(facets),
+            facets=tuple(name for name in facets if not name.endswith(".*")),
+            deep=tuple(name.removesuffix(".*") for name in facets if name.endswith(".*")),
             free=tuple(name for name, hint in hints.items() if _is_free(hint)),
             version=version,
             upcasts=upcast,

@@ -79,8 +79,13 @@ def token(batch: Batch) -> bytes:
 
 def lane(batch: Batch) -> str:
     """Where a batch is remembered: with the first row it appends to its one log, or "" among the commits."""
-    kinds = {op.kind for op in batch.ops if isinstance(op, Append)}
-    return kinds.pop() if len(kinds) == 1 else ""
+    found = ""
+    for op in batch.ops:
+        if type(op) is Append and op.kind != found:
+            if found:
+                return ""
+            found = op.kind
+    return found
 
 
 def simple(batch: Batch) -> bool:
@@ -89,10 +94,10 @@ def simple(batch: Batch) -> bool:
     Such a batch reads nothing but the head of its log: it fails only if that is sealed (or, for
     `expect="exists"`, missing), or if the batch was committed before.
     """
-    logs = {op.kind for op in batch.ops if type(op) is Append and op.after is None}
-    return len(logs) == 1 and all(
-        (type(op) is Append and op.after is None) or (type(op) is Put and op.expect == "any") for op in batch.ops
-    )
+    for op in batch.ops:
+        if not ((type(op) is Append and op.after is None) or (type(op) is Put and op.expect == "any")):
+            return False
+    return lane(batch) != ""
 
 
 def resolve(batch: Batch, found: Found, logs: Set[str] = frozenset()) -> Plan | Receipt:
@@ -208,9 +213,11 @@ def validate(batch: Batch, kinds: Mapping[str, KindSpec], *, restore: bool = Fal
             key = None if isinstance(op, Append) else Key(op.kind, batch.partition, HEAD)
         else:
             key = Key(op.kind, batch.partition, op.sort)
-            if kind.log and not (restore and isinstance(op, Put)):
+            if kind.log and restore and isinstance(op, Put) and op.sort == HEAD:
+                _valid_head(op, key)
+            elif kind.log:
                 seq_of(op.sort)
-                if isinstance(op, Put) and op.expect in ("any", "absent"):
+                if isinstance(op, Put) and op.expect in ("any", "absent") and not restore:
                     raise Invalid("a put on a log row edits it", key=key, hint='Use expect="exists" or its rev.')
         if key is not None:
             if key in seen:
@@ -218,6 +225,13 @@ def validate(batch: Batch, kinds: Mapping[str, KindSpec], *, restore: bool = Fal
             seen.add(key)
         if isinstance(op, Put) and op.rev is not None and not restore:
             raise Invalid("a rev is given only when restoring", operation="commit", key=key)
+
+
+def _valid_head(op: Put, key: Key) -> None:
+    try:
+        msgspec.json.decode(op.doc, type=Head)
+    except msgspec.DecodeError as error:
+        raise Invalid("the head of a log does not decode", operation="commit", key=key) from error
 
 
 def _valid_id(batch: Batch) -> None:

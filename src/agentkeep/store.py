@@ -93,10 +93,7 @@ class Store:
     @classmethod
     def from_env(cls, variable: str = "AGENTKEEP_URL", **options: Any) -> Store:
         """A store for the URL in an environment variable. Raises Invalid when it is not set."""
-        url = os.environ.get(variable)
-        if not url:
-            raise Invalid(f"the environment variable {variable} is not set", operation="open")
-        return cls.open(url, **options)
+        return cls.open(url_from_env(variable), **options)
 
     async def __aenter__(self) -> Store:
         await self._connection.open()
@@ -185,8 +182,8 @@ class Store:
         rows, as they were read, that the ops overwrite or delete: their large bodies are removed with them.
         """
         batch = Batch(partition, tuple(ops), self.ids(), once, digest)
-        old = [moved.blob for row in replaced if (moved := blob_rows.moved(row)) is not None]
-        if old or any(isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in ops):
+        old = [moved.blob for row in replaced if (moved := blob_rows.moved(row)) is not None] if replaced else []
+        if old or _is_large(batch):
             return await self._commit_large(batch, old)
         (answer,) = await self.engine.commit((batch,))
         if isinstance(answer, StoreError):
@@ -201,7 +198,7 @@ class Store:
         answers: list[Receipt | StoreError] = []
         small: list[Batch] = []
         for batch in batches:
-            if not any(isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in batch.ops):
+            if not _is_large(batch):
                 small.append(batch)
                 continue
             answers += await self.engine.commit(small, restore=restore) if small else []
@@ -438,6 +435,18 @@ class Store:
             else:
                 await self.blobs.confirm(blob)
         return removed
+
+
+def _is_large(batch: Batch) -> bool:
+    return any(isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in batch.ops)
+
+
+def url_from_env(variable: str) -> str:
+    """The URL in an environment variable. Raises Invalid when it is not set."""
+    url = os.environ.get(variable)
+    if not url:
+        raise Invalid(f"the environment variable {variable} is not set", operation="open")
+    return url
 
 
 def digest_of(*parts: object) -> bytes:

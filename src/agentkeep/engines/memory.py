@@ -100,7 +100,7 @@ class Memory:
         """Commit each batch in turn under one lock."""
         with self._lock:
             self._usable("commit")
-            return [self._commit(batch, self._logs if restore else frozenset()) for batch in batches]
+            return [self._commit(batch, restore) for batch in batches]
 
     async def dump(self, kind: str, after: str | None, limit: int) -> Page:
         """Rows and heads in order of (partition, sort)."""
@@ -149,12 +149,13 @@ class Memory:
             start = max(start, bisect_right(order, after))
         return reversed(order[start:stop]) if scan.reverse else islice(order, start, stop)
 
-    def _commit(self, batch: Batch, logs: frozenset[str]) -> Receipt | StoreError:
+    def _commit(self, batch: Batch, restore: bool) -> Receipt | StoreError:
+        logs = self._logs if restore else frozenset[str]()
         wanted = reads(batch, logs)
         found = Found(
             {key: self._live(key) for key in wanted.keys},
             {kind: self._heads.get((kind, batch.partition)) for kind in wanted.heads},
-            None if logs else self._memo(batch),
+            None if restore else self._memo(batch),
         )
         try:
             plan = resolve(batch, found, logs)
@@ -170,7 +171,7 @@ class Memory:
         for row in plan.puts:
             self._remove(row.key)
             self._insert(row)
-        if not logs:
+        if not restore:
             memo = Memo(plan.receipt, batch.digest)
             self._memos[batch.partition, lane(batch), token(batch)] = memo, self._clock() + REMEMBERED
             self._forget()
@@ -204,7 +205,7 @@ class Memory:
 
 
 def _bare(row: Row, facets: bool = False) -> Row:
-    return msgspec.structs.replace(row, index={}, facets=row.facets if facets else {})
+    return Row(row.key, row.rev, row.doc, {}, row.facets if facets else {}, row.expires)
 
 
 def _bounds(scan: Scan) -> tuple[Entry, Entry | None]:

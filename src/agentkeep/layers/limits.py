@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import Invalid, Key, StoreError, TooLarge
 from ..keys import pack, seq_sort, size
+from ..predicates import Facet
 from ..resolve import validate
 from ..waist import (
     MAX_BATCH,
@@ -35,6 +36,7 @@ from ..waist import (
 )
 
 MAX_LIMIT = 1_000
+MAX_ONCE = 2_048
 MAX_BUDGET = 1_000_000
 
 _FACETS_HINT = "Facets are what filters ask, metadata among them: keep large values in the content."
@@ -68,7 +70,8 @@ class Limits:
         """Keys of known kinds only."""
         for key in keys:
             self._kind(key.kind, "get")
-            _fits(key)
+            _fits("a partition", key.partition, MAX_PARTITION, hint="keys.partition() shortens ids.")
+            _fits("a sort key", key.sort, MAX_SORT)
         return await self.inner.get(keys) if keys else []
 
     async def scan(self, scan: Scan) -> Page:
@@ -78,7 +81,11 @@ class Limits:
 
     async def commit(self, batches: Sequence[Batch], *, restore: bool = False) -> list[Receipt | StoreError]:
         """Malformed and too large batches are answered here; the others go on."""
-        refused = {number: error for number, batch in enumerate(batches) if (error := self._refuse(batch, restore))}
+        refused: dict[int, StoreError] = {}
+        for number, batch in enumerate(batches):
+            error = self._refuse(batch, restore)
+            if error is not None:
+                refused[number] = error
         if not refused:
             return await self.inner.commit(batches, restore=restore)
         rest = [batch for number, batch in enumerate(batches) if number not in refused]
@@ -109,29 +116,31 @@ class Limits:
     def _sizes(self, batch: Batch) -> None:
         if len(batch.ops) > MAX_BATCH_OPS:
             raise TooLarge("a batch", limit=MAX_BATCH_OPS, size=len(batch.ops), unit="ops")
-        if (length := size(batch.partition)) > MAX_PARTITION:
-            raise TooLarge("a partition", limit=MAX_PARTITION, size=length, hint="keys.partition() shortens ids.")
-        if batch.once is not None and len(batch.once) > MAX_PARTITION and size(batch.once) > 4 * MAX_PARTITION:
-            raise TooLarge("an idempotency key", limit=4 * MAX_PARTITION, size=size(batch.once))
+        _fits("a partition", batch.partition, MAX_PARTITION, hint="keys.partition() shortens ids.")
+        if batch.once is not None:
+            _fits("an idempotency key", batch.once, MAX_ONCE)
         total = 0
         for op in batch.ops:
+            if not isinstance(op, (Append, Trim)):
+                _fits("a sort key", op.sort, MAX_SORT)
             if isinstance(op, (Put, Append)):
                 total += self._row_size(batch, op)
-            elif not isinstance(op, Trim):
-                _fits(Key(op.kind, batch.partition, op.sort))
         if total > MAX_BATCH:
             raise TooLarge("a batch", limit=MAX_BATCH, size=total, hint="Commit it as several.")
 
     def _row_size(self, batch: Batch, op: Put | Append) -> int:
+        """The bytes of a row: counted exactly only where they may matter."""
         sort = op.sort if isinstance(op, Put) else _ANY_SEQ
         key = Key(op.kind, batch.partition, sort)
-        total = len(op.doc) + _fits(key)
+        total = len(op.doc)
         if op.index:
             total += self._index_size(key, op)
         if op.facets:
             total += facets_size(key, op.facets)
-        if total > MAX_ROW:
-            raise TooLarge("a row", limit=MAX_ROW, size=total, key=key)
+        if total > MAX_ROW - MAX_PARTITION - MAX_SORT:
+            total += size(batch.partition) + size(sort)
+            if total > MAX_ROW:
+                raise TooLarge("a row", limit=MAX_ROW, size=total, key=key)
         return total
 
     def _index_size(self, key: Key, op: Put | Append) -> int:
@@ -144,7 +153,7 @@ class Limits:
             if len(values) != len(spec.fields):
                 raise Invalid(f"index {name!r} takes {len(spec.fields)} values, {len(values)} were given", key=key)
             _typed(spec, values, key)
-            length = size(pack(values))
+            length = len(pack(values).encode())
             if length > MAX_INDEX:
                 raise TooLarge(f"the values of index {name!r}", limit=MAX_INDEX, size=length, key=key)
             total += length
@@ -178,29 +187,33 @@ def _typed(spec: IndexSpec, values: Sequence[Scalar], key: Key | None) -> None:
             raise Invalid(f"index {spec.name!r}: {field!r} is {wanted}, not {type(value).__name__}", key=key)
 
 
-def _fits(key: Key) -> int:
-    """The bytes of a key. Raises TooLarge."""
-    partition, sort = size(key.partition), size(key.sort)
-    if partition > MAX_PARTITION:
-        raise TooLarge("a partition", limit=MAX_PARTITION, size=partition, hint="keys.partition() shortens ids.")
-    if sort > MAX_SORT:
-        raise TooLarge("a sort key", limit=MAX_SORT, size=sort)
-    return partition + sort
+def _fits(what: str, text: str, limit: int, hint: str = "") -> None:
+    """Raises TooLarge. No character takes more than 5 bytes, so most texts need no counting."""
+    if len(text) * 5 > limit and (length := size(text)) > limit:
+        raise TooLarge(what, limit=limit, size=length, hint=hint)
 
 
 def facets_size(key: Key, facets: Facets) -> int:
     """The bytes of facets. Raises TooLarge, and Invalid for a number that is not finite."""
     if len(facets) > MAX_FACETS:
         raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key, hint=_FACETS_HINT)
-    total = 0
+    rough = 0
     for path, value in facets.items():
-        total += size(path)
-        for one in value if isinstance(value, tuple) else (value,):
-            if type(one) is float and not one - one == 0:
-                raise Invalid(f"the facet {path!r} must be finite", key=key)
-            total += size(one) if isinstance(one, str) else 8
+        rough += len(path) + (len(value) if type(value) is str else _value_size(path, value, key, len))
+    if rough * 5 <= MAX_FACET_BYTES:
+        return rough
+    total = sum(size(path) + _value_size(path, value, key, size) for path, value in facets.items())
     if total > MAX_FACET_BYTES:
         raise TooLarge("the facets", limit=MAX_FACET_BYTES, size=total, key=key, hint=_FACETS_HINT)
+    return total
+
+
+def _value_size(path: str, value: Facet, key: Key, measure: Callable[[str], int]) -> int:
+    total = 0
+    for one in value if isinstance(value, tuple) else (value,):
+        if type(one) is float and not one - one == 0:
+            raise Invalid(f"the facet {path!r} must be finite", key=key)
+        total += measure(one) if isinstance(one, str) else 8
     return total
 
 

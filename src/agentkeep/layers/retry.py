@@ -47,7 +47,7 @@ class Retry:
 
     async def commit(self, batches: Sequence[Batch], *, restore: bool = False) -> list[Receipt | StoreError]:
         """Commit; the batches that failed for a passing reason are committed again, alone."""
-        answers: list[Receipt | StoreError] = await self._attempt(batches, restore)
+        answers = await self._attempt(batches, restore)
         for attempt in range(1, self._tries):
             failed = [n for n, answer in enumerate(answers) if isinstance(answer, StoreError) and answer.retryable]
             if not failed:

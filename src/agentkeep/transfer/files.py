@@ -7,6 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -23,11 +24,11 @@ class Input:
     """A file of lines to read: gzip where it is, "-" is standard input. Raises OSError where it cannot be read."""
 
     def __init__(self, path: str) -> None:
-        self._raw = sys.stdin.buffer if path == "-" else open(path, "rb")
+        self._raw = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
         self.name = "standard input" if path == "-" else path
         self.size = None if path == "-" or not Path(path).is_file() else os.fstat(self._raw.fileno()).st_size
-        packed = self._raw.peek(2)[:2] == GZIP  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-        self._stream = cast(BinaryIO, gzip.open(self._raw)) if packed or path.endswith(".gz") else self._raw
+        packed = path.endswith(".gz") or cast(BufferedReader, self._raw).peek(2)[:2] == GZIP
+        self._stream = cast(BinaryIO, gzip.GzipFile("", "rb", fileobj=self._raw)) if packed else self._raw
 
     def __enter__(self) -> Input:
         return self
@@ -70,7 +71,8 @@ class Output:
     def __init__(self, path: str) -> None:
         self._path = None if path == "-" or (os.path.exists(path) and not os.path.isfile(path)) else path
         self._part = f"{path}.{os.getpid()}.part"
-        self._raw = sys.stdout.buffer if path == "-" else open(path if self._path is None else self._part, "wb")
+        target = path if self._path is None else self._part
+        self._raw = sys.stdout.buffer if path == "-" else open(target, "wb")  # noqa: SIM115
         packed = path.endswith(".gz")
         self._stream = gzip.GzipFile("", "wb", 6, self._raw, mtime=0) if packed else self._raw
 

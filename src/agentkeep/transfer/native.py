@@ -1,6 +1,6 @@
 """agentkeep's own format: everything of a conversation, so that another engine has it as it was.
 
-    {"agentkeep": "conversations", "version": 1, "written": "0.1.0"}
+    {"agentkeep": "conversations", "version": 1}
     {"conversation": {...}, "rev": "...", "active_s": 1, "head": {"seq": 3, "floor": 0, "sealed": false}}
     {"state": {...}, "rev": "..."}
     {"event": {...}, "index": 1, "rev": "..."}
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from .. import __version__, codec, keys
+from .. import codec, keys
 from ..errors import Corrupt, Invalid, Key, SchemaMismatch
 from ..features.conversations.bulk import ACTIVITY, EVENT, RECORD, STATE, Copy
 from ..features.conversations.conversation import activity_of
@@ -208,7 +208,7 @@ def _put(record: Record[T], doc: Raw | UnsetType, rev: Rev, how: int, index: int
 
 def header() -> bytes:
     """The first line of a file."""
-    return encode({"agentkeep": "conversations", "version": VERSION, "written_by": __version__})
+    return encode({"agentkeep": "conversations", "version": VERSION})
 
 
 def opening(original: Original) -> bytes:

@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
+import msgspec
+
 from ..codec import Json
 from ..errors import Invalid, StoreError
 from ..features.conversations import (
@@ -88,9 +90,7 @@ def events_of(messages: Sequence[Message], conversation: str, now: int) -> list[
 
 
 def _finished(event: Event, conversation: str, message: Message, now: int) -> Event:
-    from msgspec.structs import replace
-
-    return replace(event, conversation=conversation, role=message["role"], created_us=now)
+    return msgspec.structs.replace(event, conversation=conversation, role=message["role"], created_us=now)
 
 
 def _messages(chat: dict[str, Json]) -> list[Message]:
@@ -216,13 +216,14 @@ def _written(value: Json, form: Json) -> str:
 
 def line(record: ConversationRecord, state: State | None, events: Sequence[Event]) -> bytes:
     """Any conversation as a line. Handoffs, changes of state and other data have no place in it and are left out."""
-    rest = {} if state is None or marked(record.metadata).get("format") != NAME else state.data.get(NAME, {})
-    chat: dict[str, Json] = {} if marked(record.metadata).get("unnamed") else {"id": record.id}
+    note = marked(record.metadata)
+    rest: object = state.data.get(NAME) if state is not None and note.get("format") == NAME else None
+    chat: dict[str, Json] = {} if note.get("unnamed") else {"id": record.id}
     metadata = {name: value for name, value in record.metadata.items() if name != MARK}
     if metadata:
         chat["metadata"] = metadata
     chat["messages"] = messages_of(events)
-    return encode({**chat, **(rest if isinstance(rest, dict) else {})})
+    return encode({**chat, **cast("Message", rest)} if isinstance(rest, dict) else chat)
 
 
 def messages_of(events: Iterable[Event]) -> list[Message]:
@@ -245,10 +246,11 @@ def messages_of(events: Iterable[Event]) -> list[Message]:
 
 def _message(event: Event) -> Message:
     match event.content:
-        case Data(dict(message)) if event.metadata.get("whole"):
-            return dict(cast("Message", message))
+        case Data(data) if event.metadata.get("whole"):
+            return dict(cast("Message", data))
         case ToolResult(id, output, error):
-            said = output if isinstance(output, (str, list)) and error is None else text_of(event.content)
+            plain = error is None and isinstance(output, (str, list))
+            said: Json = cast(Json, output) if plain else text_of(event.content)
             return {"role": "tool", **_extra(event), "tool_call_id": id, "content": said}
         case Text(text):
             said = text

@@ -18,14 +18,12 @@ from ...store import Store, digest_of
 from ...waist import Batch, Check, Delete, Op, Receipt, Scan, Trim
 from .content import TYPES, Handoff, ToolCall, ToolResult, as_content
 from .records import Activity, ConversationRecord, Event, Origin, State
-from .window import Context, Tokens, estimate, window
+from .window import CONTEXT_TYPES, Context, Tokens, estimate, window
 
 RECORD, ACTIVITY, STATE, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(State), record_of(Event)
 
 MAX_APPEND = 45
 """Events that one append_many takes: under the batch's limit with room for what goes with them."""
-
-CONTEXT_TYPES = ("message", "tool_call", "tool_result")
 
 
 class New(Struct, frozen=True, kw_only=True):

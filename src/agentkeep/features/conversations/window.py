@@ -17,6 +17,9 @@ from .records import Event
 Tokens = Callable[[Event], int]
 """The size of an event in tokens of the caller's model."""
 
+CONTEXT_TYPES = ("message", "tool_call", "tool_result")
+"""The types of events that models read."""
+
 OVERHEAD = 4
 
 

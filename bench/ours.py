@@ -1,0 +1,104 @@
+"""agentkeep as the benchmarks use it: the only file here that names the library."""
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from agentkeep import Store
+from agentkeep.sync import Store as BlockingStore
+from bench.events import Event, Group
+
+CONNECTIONS = 10  # what Store.open gives a PostgreSQL store; the raw driver gets as many
+CHUNK = 50  # events one append_many takes
+LOADING = 64  # conversations loaded at once
+
+
+def url(target: str, durability: str = "full") -> str:
+    """What Store.open takes for a file or for a PostgreSQL URL."""
+    return target if target.startswith("postgresql") else f"{target}?durability={durability}"
+
+
+def _message(event: Event) -> dict[str, str]:
+    return {"text": event.text, "sender": event.sender, "channel": "sms", "key": event.key}
+
+
+class Agentkeep:
+    """The async API."""
+
+    def __init__(self, target: str, durability: str = "full") -> None:
+        self._url = url(target, durability)
+
+    async def open(self) -> None:
+        self._talks: dict[str, Any] = {}
+        self._opened = Store.open(self._url)
+        self._store = await self._opened.__aenter__()
+
+    async def prepare(self, conversation: str, user: str = "alice") -> None:
+        """Make the conversation and keep its handle."""
+        self._talks[conversation] = await self._store.conversations.ensure(conversation, user=user)
+
+    async def append(self, event: Event) -> int:
+        talk = self._talks[event.conversation]
+        return (await talk.append(event.text, sender=event.sender, channel="sms", key=event.key)).index
+
+    async def append_turn(self, turn: tuple[Event, Event]) -> list[int]:
+        appended = await self._talks[turn[0].conversation].append_many([_message(event) for event in turn])
+        return [event.index for event in appended]
+
+    async def last(self, conversation: str, limit: int = 50) -> list[str]:
+        return [event.text for event in await self._talks[conversation].history(limit=limit)]
+
+    async def turn(self, turn: tuple[Event, Event]) -> list[str]:
+        texts = await self.last(turn[0].conversation)
+        await self.append_turn(turn)
+        return texts
+
+    async def recent(self, user: str, limit: int = 20) -> list[str]:
+        return [talk.id for talk in await self._store.conversations.list(user=user, limit=limit)]
+
+    async def load(self, groups: Iterable[Group]) -> int:
+        """Import: many conversations at once, each in chunks."""
+
+        async def one(group: Group) -> int:
+            talk = await self._store.conversations.ensure(group.conversation, user=group.user)
+            for first in range(0, len(group.events), CHUNK):
+                await talk.append_many([_message(event) for event in group.events[first : first + CHUNK]])
+            return len(group.events)
+
+        total, source = 0, iter(groups)
+        while some := list(itertools.islice(source, LOADING)):
+            total += sum(await asyncio.gather(*map(one, some)))
+        return total
+
+    async def close(self) -> None:
+        await self._opened.__aexit__(None, None, None)
+
+
+class AgentkeepSync:
+    """The sync API; on SQLite its calls run in the caller's thread."""
+
+    def __init__(self, target: str, durability: str = "full") -> None:
+        self._url = url(target, durability)
+
+    def open(self) -> None:
+        self._talks: dict[str, Any] = {}
+        self._opened = BlockingStore.open(self._url)
+        self._store = self._opened.__enter__()
+
+    def prepare(self, conversation: str, user: str = "alice") -> None:
+        """Make the conversation and keep its handle."""
+        self._talks[conversation] = self._store.conversations.ensure(conversation, user=user)
+
+    def append(self, event: Event) -> int:
+        talk = self._talks[event.conversation]
+        return talk.append(event.text, sender=event.sender, channel="sms", key=event.key).index
+
+    def last(self, conversation: str, limit: int = 50) -> list[str]:
+        return [event.text for event in self._talks[conversation].history(limit=limit)]
+
+    def recent(self, user: str, limit: int = 20) -> list[str]:
+        return [talk.id for talk in self._store.conversations.list(user=user, limit=limit)]
+
+    def close(self) -> None:
+        self._opened.__exit__(None, None, None)

@@ -1,0 +1,10 @@
+"""Every test of the contract: `from agentkeep.testing.suite import *` in a test file runs them all there."""
+
+from .copying import *  # noqa: F403
+from .expiry import *  # noqa: F403
+from .filters import *  # noqa: F403
+from .logs import *  # noqa: F403
+from .model import *  # noqa: F403
+from .once import *  # noqa: F403
+from .order import *  # noqa: F403
+from .rows import *  # noqa: F403
