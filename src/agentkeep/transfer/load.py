@@ -107,7 +107,12 @@ class _Reader:
         size = 0
         ids: set[str] = set()
         try:
-            for item in self._next():
+            while len(window.found) < WINDOW and len(window.failures) < WINDOW and size <= WINDOW_BYTES:
+                item = self._held or next(self._items, None)
+                self._held = None
+                if item is None:
+                    window.last = True
+                    break
                 if isinstance(item, Failure):
                     window.failures.append(item)
                 elif (line := self._lines.setdefault(item.copy.id, item.line)) != item.line:
@@ -119,17 +124,7 @@ class _Reader:
                     window.found.append(item)
                     ids.add(item.copy.id)
                     size += sum([len(put.doc) for put in item.copy.events])
-                if len(window.found) == WINDOW or size > WINDOW_BYTES or len(window.failures) == WINDOW:
-                    break
-            else:
-                window.last = True
         except (StoreError, OSError) as error:
             window.error, window.last = error, True
         window.position = self._file.position
         return window
-
-    def _next(self) -> Iterator[Found | Failure]:
-        held, self._held = self._held, None
-        if held is not None:
-            yield held
-        yield from self._items
