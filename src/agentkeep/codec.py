@@ -37,6 +37,7 @@ _encoder = msgspec.json.Encoder()
 _header = struct.Struct(">BI").pack
 _INT_LIMIT = 10**MAX_DIGITS
 _SMALL = 2**63
+_TEXT = {str}
 
 
 def encode(value: object) -> bytes:
@@ -109,7 +110,7 @@ def _flat(value: object) -> bool:
             or kind is bool
             or item is None
             or (kind is int and -_SMALL < cast(int, item) < _SMALL)
-            or (kind is list and all([type(one) is str for one in cast("list[object]", item)]))
+            or (kind is list and {*map(type, cast("list[object]", item))} <= _TEXT)
         ):
             return False
     return True

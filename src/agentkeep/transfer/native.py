@@ -74,6 +74,7 @@ class _Open(Struct):
     line: int
     copy: Copy
     events: list[Put]
+    numbers: list[int]
     size: int = 0
     count: int = 0
     last: int = 0
@@ -151,8 +152,8 @@ def _begin(number: int, entry: Entry, how: int) -> _Open:
     if not 0 <= head.floor <= head.seq:
         raise Invalid("the head of the log is not one")
     activity = ACTIVITY.put(activity_of(record, entry.active_s))
-    copy = Copy(id=record.id, record=put, activity=activity, state=None, events=(), head=head)
-    return _Open(number, copy, [], last=head.floor)
+    copy = Copy(id=record.id, record=put, activity=activity, state=None, events=(), numbers=(), head=head)
+    return _Open(number, copy, [], [], last=head.floor)
 
 
 def _take(state: _Open, entry: Entry, how: int) -> Found | None:
@@ -170,6 +171,7 @@ def _take(state: _Open, entry: Entry, how: int) -> Found | None:
         if len(state.events) == PART or state.size > PART_BYTES:
             full = _part(state, more=True)
         state.events.append(put)
+        state.numbers.append(entry.index)
         state.size, state.count, state.last = state.size + len(put.doc), state.count + 1, entry.index
     elif entry.end is not UNSET:
         if entry.end.events != state.count:
@@ -181,9 +183,9 @@ def _take(state: _Open, entry: Entry, how: int) -> Found | None:
 
 
 def _part(state: _Open, more: bool) -> Found:
-    copy = msgspec.structs.replace(state.copy, events=tuple(state.events), more=more)
+    copy = msgspec.structs.replace(state.copy, events=state.events, numbers=state.numbers, more=more)
     state.copy = msgspec.structs.replace(state.copy, since=state.last)
-    state.events, state.size = [], 0
+    state.events, state.numbers, state.size = [], [], 0
     return Found(state.line, copy)
 
 

@@ -1,11 +1,12 @@
 """Whole conversations written in bulk: many to a commit, and resumably.
 
-Events are written under their numbers. Whoever writes the same copies again finds, by the log's head and the last
-event that is there, how far the first run came: nothing is written twice, however much later that is.
+Whoever writes the same copies again finds, by the log's head and the last event that is there, how far the first run
+came: nothing is written twice, however much later that is.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -16,9 +17,9 @@ from ... import keys
 from ...errors import Conflict, Corrupt, Invalid, Key, StoreError, TooLarge
 from ...ids import Ids
 from ...layers.limits import facets_size
-from ...records import Record, record_of
+from ...records import record_of
 from ...store import INLINE, Store
-from ...waist import HEAD, Batch, Check, Head, Op, Put, Rev, Row, Trim
+from ...waist import HEAD, Append, Batch, Check, Head, Op, Put, Rev, Row, Trim
 from .conversation import activity_of
 from .originals import head_of
 from .records import Activity, ConversationRecord, Event, State
@@ -38,17 +39,20 @@ TRIES = 8
 class Copy(Struct, frozen=True, kw_only=True):
     """A conversation to write, or a part of a long one, as the rows it is to have.
 
-    `events` are ascending; `since` is the number of the event before them (0: this is the first part), `more` says
-    that parts follow, `head` is that of the log once all of them are there. Two conversations with one id are the
-    same if their records carry the same `digest` in metadata.import; copies without one give revs, and are the same
-    if their revs are.
+    `numbers` are those of `events`, ascending. `since` is the number of the event before them (0: this is the first
+    part), `more` says that parts follow, `head` is that of the log once all of them are there.
+
+    A copy of what comes from elsewhere has a `digest`, which its record carries in metadata.import, and appends its
+    events. A copy of what was in a store before has none: it puts its rows with the revs that they had. Two
+    conversations with one id are the same if the digest is, or the revs are.
     """
 
     id: str
     record: Put
     activity: Put
     state: Put | None
-    events: tuple[Put, ...]
+    events: Sequence[Put] | Sequence[Append]
+    numbers: Sequence[int]
     head: Head
     since: int = 0
     more: bool = False
@@ -58,12 +62,12 @@ class Copy(Struct, frozen=True, kw_only=True):
 class Standing(NamedTuple):
     """How much of a copy is there.
 
-    `reached`: its events up to this number. `shift`: they stand under numbers that are greater by this, because a
-    deleted conversation had the lower ones. `rev`: the rev of the record, None where there is none. `last`: sort
-    key and rev of the last event that is there, where it belongs to this copy.
+    `there`: the number of its events that are there. `shift`: they stand under numbers that are greater by this,
+    because a deleted conversation had the lower ones. `rev`: the rev of the record, None where there is none.
+    `last`: sort key and rev of the last put of this copy that is there.
     """
 
-    reached: int
+    there: int
     shift: int
     rev: Rev | None
     last: tuple[str, Rev] | None
@@ -77,16 +81,17 @@ class Written(NamedTuple):
     error: StoreError | None
 
 
-def copy_of(record: ConversationRecord, state: State, events: Iterable[Event], digest: str, now: int) -> Copy:
+def copy_of(record: ConversationRecord, state: State | None, events: Iterable[Event], digest: str, now: int) -> Copy:
     """The copy of a conversation that comes from elsewhere: its events get the numbers 1, 2, 3, ..."""
-    puts = tuple([EVENT.put(event, "absent", sort=keys.seq_sort(n)) for n, event in enumerate(events, 1)])
+    appends = [EVENT.append(event) for event in events]
     return Copy(
         id=record.id,
         record=RECORD.put(record, "absent"),
         activity=ACTIVITY.put(activity_of(record, now // 1_000_000)),
-        state=STATE.put(state, "absent"),
-        events=puts,
-        head=Head(len(puts)),
+        state=None if state is None else STATE.put(state, "absent"),
+        events=appends,
+        numbers=range(1, len(appends) + 1),
+        head=Head(len(appends)),
         digest=digest,
     )
 
@@ -94,26 +99,27 @@ def copy_of(record: ConversationRecord, state: State, events: Iterable[Event], d
 async def write(store: Store, copies: Sequence[Copy]) -> list[Written]:
     """Write copies of different conversations in as few commits as the engine can: one answer each, in order.
 
-    What is there already is left as it is. An answer has an error where a limit refuses the copy, or where another
-    conversation has its id. Raises the errors of a database that does not answer; the same call then goes on.
+    All of them have a digest, or none has. What is there already is left as it is. An answer has an error where a
+    limit refuses the copy, or where another conversation has its id. Raises the errors of a database that does not
+    answer; the same call then goes on.
     """
     answers: list[Written | None] = [None] * len(copies)
-    waiting = list(range(len(copies)))
+    waiting: Sequence[int] = range(len(copies))
     for attempt in range(TRIES):
-        found = await standings(store, [copies[n] for n in waiting])
         batches: list[Batch] = []
         owners: list[int] = []
-        for n, standing in zip(waiting, found, strict=True):
+        for n, standing in zip(waiting, await standings(store, [copies[n] for n in waiting]), strict=True):
             made = standing if isinstance(standing, StoreError) else _plan(copies[n], standing, store.ids)
-            if isinstance(made, StoreError):
-                answers[n] = Written(False, 0, made)
+            if isinstance(made, StoreError) or isinstance(standing, StoreError):
+                answers[n] = Written(False, 0, made if isinstance(made, StoreError) else None)
                 continue
-            before, shift = answers[n], standing.shift if isinstance(standing, Standing) else 0
-            answers[n] = Written(bool(made) or (before is not None and before.new), shift, None)
+            before = answers[n]
+            answers[n] = Written(bool(made) or (before is not None and before.new), standing.shift, None)
             batches += made
             owners += [n] * len(made)
         failed: dict[int, StoreError] = {}
-        for n, answer in zip(owners, await store.commit_all(batches, restore=True) if batches else [], strict=True):
+        given = await store.commit_all(batches, restore=copies[0].digest is None) if batches else []
+        for n, answer in zip(owners, given, strict=True):
             if isinstance(answer, StoreError):
                 failed.setdefault(n, answer)
         for n, error in failed.items():
@@ -127,75 +133,69 @@ async def write(store: Store, copies: Sequence[Copy]) -> list[Written]:
     return cast("list[Written]", answers)
 
 
+# --- how much is there -------------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    """The rows of a conversation that may be a copy's."""
+
+    record: Row | None
+    state: Row | None
+    head: Head
+
+    def shift(self, one: Copy) -> int:
+        """By how much the copy's numbers are, or will be, greater here: a deleted log's numbers are not used again."""
+        return max(0, (self.head.seq if self.record is None else self.head.floor) - one.head.floor)
+
+    def there(self, one: Copy) -> int:
+        """How many events of the copy are there by the log's head."""
+        return 0 if self.record is None else bisect_right(one.numbers, self.head.seq - self.shift(one))
+
+
 async def standings(store: Store, copies: Sequence[Copy]) -> list[Standing | StoreError]:
     """How much of each copy is there, or why it cannot be written: two reads for all of them."""
     partitions = [keys.partition(one.id) for one in copies]
     rows = iter(await store.engine.get([key for partition in partitions for key in _keys(partition)]))
-    found = [_Found(next(rows), next(rows), next(rows)) for _ in copies]
-    last = [_last(one, seen) for one, seen in zip(copies, found, strict=True)]
-    asked = [
-        Key(EVENT.spec.name, partition, _shifted(put, seen.shift(one)))
-        for one, partition, seen, put in zip(copies, partitions, found, last, strict=True)
-        if put is not None
+    found = [_Found(next(rows), next(rows), Head() if (log := next(rows)) is None else head_of(log)) for _ in copies]
+    lasts = [
+        Key(EVENT.spec.name, partition, keys.seq_sort(one.numbers[there - 1] + seen.shift(one)))
+        for one, partition, seen in zip(copies, partitions, found, strict=True)
+        if (there := seen.there(one))
     ]
-    events = iter(await store.engine.get(asked) if asked else [])
+    events = iter(await store.engine.get(lasts) if lasts else [])
     return [
-        await _standing(store, one, seen, put, None if put is None else next(events))
-        for one, seen, put in zip(copies, found, last, strict=True)
+        await _standing(store, one, seen, next(events) if seen.there(one) else None)
+        for one, seen in zip(copies, found, strict=True)
     ]
 
 
-class _Found(NamedTuple):
-    record: Row | None
-    state: Row | None
-    log: Row | None
-
-    @property
-    def head(self) -> Head:
-        return Head() if self.log is None else head_of(self.log)
-
-    def shift(self, one: Copy) -> int:
-        reached = self.head.floor if self.record is not None else self.head.seq
-        return max(0, reached - one.head.floor)
-
-
-def _last(one: Copy, seen: _Found) -> Put | None:
-    """The last event of a copy that should be there by the log's head."""
-    if seen.record is None:
-        return None
-    reached = keys.seq_sort(max(0, seen.head.seq - seen.shift(one)))
-    return next((put for put in reversed(one.events) if put.sort <= reached), None)
-
-
-async def _standing(store: Store, one: Copy, seen: _Found, put: Put | None, event: Row | None) -> Standing | StoreError:
-    shift = seen.shift(one)
-    reached = seen.head.seq - shift
+async def _standing(store: Store, one: Copy, seen: _Found, last: Row | None) -> Standing | StoreError:
+    """What is there of a copy, judged by the record, by the last event that is there, and by what is missing."""
+    shift, there = seen.shift(one), seen.there(one)
     key = Key(RECORD.spec.name, keys.partition(one.id), "")
-    other = Invalid(
-        "a conversation with this id is there with other content",
-        key=key,
-        operation="import",
-        hint="It was left as it is. Delete it first, or import into another database.",
-    )
     if seen.record is None:
         gone = Invalid("the beginning of this conversation is not there", key=key, operation="import")
-        return gone if one.since else Standing(reached, shift, None, None)
+        return gone if one.since else Standing(0, shift, None, None)
+    whole = there == len(one.events)
     try:
-        if put is not None and (event is None or not await _same_event(store, put, event)):
-            return other
-        same = await _same(store, one, seen)
+        same = there == 0 or (last is not None and await _same_event(store, one.events[there - 1], last))
+        if same and not await _same_record(store, one, seen):
+            same = whole and there > 0 and await _older(store, one, seen)
     except Corrupt as error:
         return error
-    whole = put is (one.events[-1] if one.events else None)
-    if not same and not (whole and put is not None and await _older(store, one, seen)):
-        return other
-    if not whole and (reached < one.since or (put is None and not one.since)):
-        return other
-    last = None if put is None or event is None else (event.key.sort, event.rev)
-    return Standing(max(reached, one.head.seq) if whole else reached, shift, seen.record.rev, last)
+    reached = seen.head.seq - shift
+    if not same or (not whole and (reached < one.since or (there == 0 and not one.since))):
+        return Invalid(
+            "a conversation with this id is there with other content",
+            key=key,
+            operation="import",
+            hint="It was left as it is. Delete it first, or import into another database.",
+        )
+    known = None if last is None or one.digest is not None else (last.key.sort, last.rev)
+    return Standing(there, shift, seen.record.rev, known)
 
 
-async def _same(store: Store, one: Copy, seen: _Found) -> bool:
+async def _same_record(store: Store, one: Copy, seen: _Found) -> bool:
     assert seen.record is not None
     if one.digest is None:
         state = None if seen.state is None else seen.state.rev
@@ -204,56 +204,65 @@ async def _same(store: Store, one: Copy, seen: _Found) -> bool:
     return isinstance(mark, dict) and cast("dict[str, object]", mark).get("digest") == one.digest
 
 
+async def _same_event(store: Store, op: Put | Append, row: Row) -> bool:
+    """Whether the row is what the op writes: by its rev, or by all but its time."""
+    if isinstance(op, Put):
+        return row.rev == op.rev
+    there = EVENT.decode(await store.whole(row))
+    given = EVENT.decode(Row(row.key, "", op.doc))
+    return there == msgspec.structs.replace(given, created_us=there.created_us)
+
+
 async def _older(store: Store, one: Copy, seen: _Found) -> bool:
     """Whether a copy that has revs is what the conversation there was before its record or state were changed."""
     if one.digest is not None or seen.record is None:
         return False
     for record, put, row in ((RECORD, one.record, seen.record), (STATE, one.state, seen.state)):
-        if put is not None and (
-            row is None or _updated(record, Row(row.key, "", put.doc)) > _updated(record, await store.whole(row))
-        ):
-            return False
+        if put is not None:
+            given = record.decode(Row(Key(put.kind, "", put.sort), "", put.doc)).updated_us
+            if row is None or given > record.decode(await store.whole(row)).updated_us:
+                return False
     return True
 
 
-def _updated(record: Record[Any], row: Row) -> int:
-    return record.decode(row).updated_us
+def _keys(partition: str) -> tuple[Key, Key, Key]:
+    return (
+        Key(RECORD.spec.name, partition, ""),
+        Key(STATE.spec.name, partition, ""),
+        Key(EVENT.spec.name, partition, HEAD),
+    )
 
 
-async def _same_event(store: Store, put: Put, row: Row) -> bool:
-    """Whether the row is what the put writes: by its rev, or by all but its time."""
-    if put.rev is not None:
-        return row.rev == put.rev
-    there = EVENT.decode(await store.whole(row))
-    given = EVENT.decode(Row(row.key, "", put.doc))
-    return there == msgspec.structs.replace(given, created_us=there.created_us)
+# --- what is missing ---------------------------------------------------------------------------------------------
 
 
 def _plan(one: Copy, standing: Standing, ids: Ids) -> list[Batch] | StoreError:
     """The batches that write what is missing of a copy; each but the first checks that the one before it is there."""
-    rest = [put for put in one.events if keys.seq_of(put.sort) > standing.reached]
-    if standing.rev is not None and not rest:
+    there, shift, record, last = standing
+    if record is not None and there == len(one.events):
         return []
     key = Key(EVENT.spec.name, keys.partition(one.id), "")
     try:
-        for put in rest[PER_BATCH:]:
-            facets_size(key, put.facets)
+        for op in one.events[there + PER_BATCH :]:
+            facets_size(key, op.facets)
     except (TooLarge, Invalid) as error:
         return error
+    cuts = _cuts(one.events, there)
+    end = [] if one.more else _end(one, shift)
+    if end and shift and len(cuts) == 1:
+        cuts = [max(there, len(one.events) - 1), len(one.events)]
     batches: list[Batch] = []
-    record, last = standing.rev, standing.last
-    chunks = _chunks(rest)
-    end = [] if one.more else _end(one, standing.shift)
-    if end and standing.shift and len(chunks) == 1:
-        chunks = [rest[:-1], rest[-1:]]
-    for number, chunk in enumerate(chunks, 1):
+    for cut in cuts:
         id = ids()
-        closing = end if number == len(chunks) else []
-        ops = _opening(one, standing.shift, closing) if record is None else [*_checks(record, last), *closing]
-        batches.append(Batch(key.partition, (*ops, *[_under(put, standing.shift) for put in chunk]), id))
+        closing = end if cut == len(one.events) and len(batches) == len(cuts) - 1 else []
+        ops = _opening(one, shift, closing) if record is None else [*_checks(record, last), *closing]
+        batches.append(Batch(key.partition, (*ops, *_events(one, there, cut, shift)), id))
         record = record or one.record.rev or id
-        if chunk:
-            last = _shifted(chunk[-1], standing.shift), chunk[-1].rev or id
+        if cut > there:
+            put = one.events[cut - 1]
+            if isinstance(put, Put):
+                last = keys.seq_sort(one.numbers[cut - 1] + shift), put.rev or id
+            there = cut
     return batches
 
 
@@ -264,45 +273,45 @@ def _opening(one: Copy, shift: int, closing: list[Op]) -> list[Op]:
 
 
 def _checks(record: Rev, last: tuple[str, Rev] | None) -> list[Op]:
-    """What must be there for a batch to go on: the record, and the last event before."""
-    event = [] if last is None else [Check(EVENT.spec.name, *last)]
-    return [Check(RECORD.spec.name, "", record), *event]
+    """What must be there for a batch to go on: the record, and the event before puts. Appends name its number."""
+    return [Check(RECORD.spec.name, "", record), *([] if last is None else [Check(EVENT.spec.name, *last)])]
+
+
+def _events(one: Copy, start: int, stop: int, shift: int) -> Sequence[Op]:
+    """The ops of some events: puts under their numbers, or appends of which the first names the number before it."""
+    ops = one.events[start:stop]
+    if one.digest is None:
+        return (
+            [
+                msgspec.structs.replace(op, sort=keys.seq_sort(n + shift))
+                for op, n in zip(ops, one.numbers[start:], strict=False)
+            ]
+            if shift
+            else ops
+        )
+    if not ops:
+        return ops
+    first = msgspec.structs.replace(ops[0], after=one.numbers[start] + shift - 1)
+    return [first, *ops[1:]]
 
 
 def _end(one: Copy, shift: int) -> list[Op]:
     """The head of the finished log, where it says more than the number of its last event."""
-    last = keys.seq_of(one.events[-1].sort) if one.events else 0
-    if one.head == Head(last) and last:
+    if one.head == Head(one.numbers[-1] if one.numbers else 0):
         return []
     head = Head(one.head.seq + shift, one.head.floor + shift, one.head.sealed)
     return [Put(EVENT.spec.name, HEAD, msgspec.json.encode(head))]
 
 
-def _chunks(puts: Sequence[Put]) -> list[list[Put]]:
-    """Events by batches; a document that goes to the blob store is small in the batch, and two ops."""
-    chunks: list[list[Put]] = [[]]
-    ops, size = 0, 0
-    for put in puts:
-        large = len(put.doc) > INLINE
-        ops, size = ops + 1 + large, size + (200 if large else len(put.doc))
-        if chunks[-1] and (ops > PER_BATCH or size > BATCH_BYTES):
-            chunks.append([])
-            ops, size = 1 + large, 200 if large else len(put.doc)
-        chunks[-1].append(put)
-    return chunks
-
-
-def _shifted(put: Put, shift: int) -> str:
-    return keys.seq_sort(keys.seq_of(put.sort) + shift) if shift else put.sort
-
-
-def _under(put: Put, shift: int) -> Put:
-    return msgspec.structs.replace(put, sort=_shifted(put, shift)) if shift else put
-
-
-def _keys(partition: str) -> tuple[Key, Key, Key]:
-    return (
-        Key(RECORD.spec.name, partition, ""),
-        Key(STATE.spec.name, partition, ""),
-        Key(EVENT.spec.name, partition, HEAD),
-    )
+def _cuts(ops: Sequence[Put] | Sequence[Append], start: int) -> list[int]:
+    """Where batches of the events from `start` end. A document that goes to the blob store is small, and two ops."""
+    cuts: list[int] = []
+    number, size = 0, 0
+    for at in range(start, len(ops)):
+        length = len(ops[at].doc)
+        large = length > INLINE
+        number, size = number + 1 + large, size + (200 if large else length)
+        if number > PER_BATCH or size > BATCH_BYTES:
+            cuts.append(at)
+            number, size = 1 + large, 200 if large else length
+    return [*cuts, len(ops)]
