@@ -85,11 +85,16 @@ def _reach(events: Sequence[Event], links: Sequence[int | None]) -> list[int]:
         link = links[at]
         if link is not None:
             reach.append(reach[link])
-        elif at and isinstance(event.content, ToolCall) and isinstance(events[at - 1].content, ToolCall):
+        elif _same_turn(events, at):
             reach.append(reach[at - 1])
         else:
             reach.append(at)
     return reach
+
+
+def _same_turn(events: Sequence[Event], at: int) -> bool:
+    """Whether an event is a call that directly follows another one: an agent makes both in one turn."""
+    return at > 0 and isinstance(events[at].content, ToolCall) and isinstance(events[at - 1].content, ToolCall)
 
 
 def _orphan(event: Event, link: int | None) -> bool:
@@ -107,7 +112,7 @@ def _adjacent(events: Sequence[Event], kept: Sequence[int], links: Sequence[int 
     for at in kept:
         if links[at] is not None:
             continue
-        if not isinstance(events[at].content, ToolCall):
+        if not _same_turn(events, at):
             ordered += waiting
             waiting = []
         ordered.append(events[at])
