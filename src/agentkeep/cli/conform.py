@@ -57,7 +57,15 @@ def conform(url: str, only: str | None, as_json: bool) -> int:
 def _run(url: str, only: str | None, place: Path) -> tuple[list[Result], str, int]:
     (place / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = session\n")
     report = place / "report.xml"
-    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--agentkeep-engine={url}"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "junit_family=xunit1",
+        f"--junitxml={report}",
+        f"--agentkeep-engine={url}",
+    ]
     command = [sys.executable, "-m", "pytest", *options, *(["-k", only] if only else [])]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     if not report.exists():
@@ -70,7 +78,7 @@ def _result(case: ElementTree.Element) -> Result:
     wrong = case.find("failure")
     wrong = case.find("error") if wrong is None else wrong
     failure = "" if wrong is None else (wrong.get("message") or "it failed").splitlines()[0]
-    part = case.get("classname", "").rpartition(".")[2]
+    part = Path(case.get("file", "")).stem
     return Result(part, name.removeprefix("test_").replace("_", " "), failure)
 
 

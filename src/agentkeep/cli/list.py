@@ -49,13 +49,15 @@ async def list_(
         corrupt = [str(error) for error in page.corrupt]
         emit({"conversations": items, "cursor": page.cursor, "corrupt": corrupt})
     else:
-        shown = table("id", "user", "agent", "status", "events", "last activity", right=("events",))
-        shown.add_column("metadata", no_wrap=True, overflow="ellipsis", ratio=1)
+        console = out()
+        shown = table("id", "user", "agent", "status", "events", "last activity", "metadata", right=("events",))
+        for column in shown.columns:
+            column.no_wrap, column.overflow = True, "fold" if column is shown.columns[0] else "ellipsis"
+        shown.columns[-1].max_width = max(10, console.width // 3)
         for item, count in zip(page, counts, strict=True):
             who = [plain(name or "", colour(name or "")) for name in (item.user, item.agent)]
             extra = plain(metadata_text(item.metadata), "dim")
             shown.add_row(plain(item.id), *who, item.status, f"{count:,}", when(item.active_at)[:16], extra)
-        console = out()
         console.print(shown if len(page) else "No conversations.")
         for error in page.corrupt:
             console.print(plain(str(error), "red"))

@@ -57,7 +57,7 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
     """An empty table."""
     made = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold", min_width=6)
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
 
 

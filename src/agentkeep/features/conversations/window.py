@@ -81,8 +81,7 @@ def _reach(events: Sequence[Event], links: Sequence[int | None]) -> list[int]:
     A result reaches back to its call; calls that stand in a row are one turn of the agent, and reach to its first.
     """
     reach: list[int] = []
-    for at, event in enumerate(events):
-        link = links[at]
+    for at, link in enumerate(links):
         if link is not None:
             reach.append(reach[link])
         elif _same_turn(events, at):
