@@ -1,4 +1,4 @@
-"""Writes docs/matrix.md from the engines' capabilities and the conformance suite's tests. `--check` fails if it is stale.
+"""Writes docs/matrix.md from capabilities and the tests of the conformance suite. `--check` fails if it is stale.
 
     python tools/gen_matrix.py [--check]
 

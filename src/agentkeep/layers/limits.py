@@ -136,7 +136,7 @@ class Limits:
         if op.index:
             total += self._index_size(key, op)
         if op.facets:
-            total += _facets_size(key, op.facets)
+            total += facets_size(key, op.facets)
         if total > MAX_ROW - MAX_PARTITION - MAX_SORT:
             total += size(batch.partition) + size(sort)
             if total > MAX_ROW:
@@ -193,7 +193,8 @@ def _fits(what: str, text: str, limit: int, hint: str = "") -> None:
         raise TooLarge(what, limit=limit, size=length, hint=hint)
 
 
-def _facets_size(key: Key, facets: Facets) -> int:
+def facets_size(key: Key, facets: Facets) -> int:
+    """The bytes of facets. Raises TooLarge, and Invalid for a number that is not finite."""
     if len(facets) > MAX_FACETS:
         raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key, hint=_FACETS_HINT)
     rough = 0
