@@ -141,6 +141,9 @@ class Job(msgspec.Struct, frozen=True):
     finished: bool = False
 
 
+MOST_CLAIMS = 2_000
+"""How often a worker looks for a job before it takes the queue for one that never ends."""
+
 LEASE = 1_000
 """How far a claim moves a job into the future: beyond `now` of every worker of a race."""
 
@@ -171,7 +174,10 @@ async def work(engine: Engine, task: Task, tell: Tell) -> None:
     """Claim and finish jobs of a queue that are due at 0 until there are none."""
     chance = random.Random(task.seed)
     scan = Scan("note", "by_pair", (task.queue,), hi=1, limit=20)
-    while found := (await reading(lambda: engine.scan(scan))).rows:
+    for _ in range(MOST_CLAIMS):
+        found = (await reading(lambda: engine.scan(scan))).rows
+        if not found:
+            return
         row = chance.choice(found)
         claimed = await claim(engine, row, task.worker, task.queue, LEASE)
         if claimed is None:
@@ -180,6 +186,7 @@ async def work(engine: Engine, task: Task, tell: Tell) -> None:
         tell(Told("claimed", task.worker, job.fence, row.key.partition, rev))
         if await finish(engine, row.key, rev, job):
             tell(Told("finished", task.worker, job.fence, row.key.partition, rev))
+    raise AssertionError("the queue does not end: jobs that were taken are still found in it")
 
 
 async def reserve(engine: Engine, task: Task, tell: Tell) -> None:

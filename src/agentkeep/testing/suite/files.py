@@ -78,6 +78,31 @@ def _bytes(path: Path) -> dict[str, bytes]:
     return {str(one): one.read_bytes() for one in every}
 
 
+@case("S6")
+@needs(file=True)
+async def test_no_id_leads_out_of_the_place_of_the_database(database: Target) -> None:
+    engine = await database.open()
+    around = database.path.parent.parent
+    before = {path for path in around.rglob("*") if not str(path).startswith(str(database.path))}
+    for text in (
+        "../x",
+        "../../etc/x",
+        "/tmp/x",
+        "..\\x",
+        "CON",
+        "a/../../b",
+        "x\x00y",
+        ".",
+        "..",
+        "~/x",
+        "%2e%2e%2fx",
+    ):
+        await commit(engine, text, Put("note", text, doc(text)), Append("event", doc(text)), once=text)
+        assert [row.doc for row in await rows(engine, "note", text)] == [doc(text)]
+    after = {path for path in around.rglob("*") if not str(path).startswith(str(database.path))}
+    assert after == before
+
+
 @case("C9")
 @needs(file=True)
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(database: Target) -> None:

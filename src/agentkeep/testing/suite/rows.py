@@ -163,6 +163,26 @@ async def test_a_failed_expectation_writes_nothing(engine: Engine, name: Names) 
     assert (await commit(engine, name("p"), Append("event", doc(1)))).seqs == (1,)
 
 
+@case("S10")
+async def test_neither_errors_nor_logs_show_documents(
+    engine: Engine, name: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    secret = doc("canary-8d1f")
+    facets = {"x": "canary-8d1f"}
+    await commit(engine, name("p"), Put("note", "a", secret, {}, facets), Append("event", secret, {}, facets))
+    errors = [
+        await refused(engine, batch(name("p"), Put("note", "a", secret, {}, facets, expect="absent"))),
+        await refused(engine, batch(name("p"), Append("event", secret, {}, facets, after=9))),
+        await refused(engine, batch(name("p"), Put("nope", "a", secret, {}, facets))),
+        await refused(engine, batch(name("p"), Put("note", "a", secret * 40_000, {}, facets))),
+    ]
+    for error in errors:
+        assert "canary-8d1f" not in f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
+    assert "canary-8d1f" not in caplog.text
+    assert "canary-8d1f" not in f"{engine!r} {vars(engine)}"
+
+
 async def test_a_batch_is_checked_against_the_state_before_it(engine: Engine, name: Names) -> None:
     await commit(engine, name("p"), Put("note", "a", doc(1)))
     ops = Put("note", "b", doc(2)), Check("state", "a", "absent"), Put("note", "a", doc(3), expect="exists")
