@@ -98,8 +98,8 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
         except Corrupt as error:
             raise Invalid(f"a {self.spec.name} cannot be kept: {error.message}") from None
         if read != value:
-            codec.check(msgspec.to_builtins(value), self.spec.name)
-            raise Invalid(f"a {self.spec.name} would not be read as it is given", hint="Give each field its own type.")
+            path = _difference(value, read, self.spec.name)
+            raise Invalid(f"{path} would not be read as it is given", hint="JSON has no NaN, and lists for tuples.")
 
     def key(self, value: T) -> Key:
         """Where a value lives; the sort key of a log row is known only once it is appended."""
@@ -280,6 +280,23 @@ def _add(found: dict[str, Facet], path: str, facet: Facet) -> None:
 
 def _several(facet: Facet) -> tuple[Scalar, ...]:
     return facet if isinstance(facet, tuple) else (facet,)
+
+
+def _difference(given: object, read: object, path: str) -> str:
+    """The path of the first part that differs."""
+    parts: list[tuple[str, object, object]] = []
+    if isinstance(given, msgspec.Struct) and type(read) is type(given):
+        parts = [(f".{name}", getattr(given, name), getattr(read, name)) for name in given.__struct_fields__]
+    elif isinstance(given, dict) and isinstance(read, dict):
+        there = cast("dict[object, object]", read)
+        parts = [(f".{name}", one, there.get(name)) for name, one in cast("dict[object, object]", given).items()]
+    elif isinstance(given, (list, tuple)) and type(cast(object, given)) is type(read):
+        items = zip(cast("list[object]", given), cast("list[object]", read), strict=False)
+        parts = [(f"[{number}]", one, other) for number, (one, other) in enumerate(items)]
+    for name, one, other in parts:
+        if one != other:
+            return _difference(one, other, path + name)
+    return path
 
 
 def _scalar(cls: type[Any], field: str, hint: Any) -> ScalarType:

@@ -98,11 +98,15 @@ async def fork(store: Store, source: ConversationRecord, at: int | None, id: str
     if origin is None or origin.conversation != source.id or at not in (None, origin.index):
         hint = "Another conversation has this id, or a fork at another index."
         raise Conflict(key, "absent", copy.rev, operation="fork", hint=hint)
-    while await _copy_some(store, source, copy.value, origin.index):
-        pass
-    if await store.get(ConversationRecord, keys.partition(source.id)) is None:
-        raise NotFound("the conversation was deleted meanwhile", operation="fork")
-    return await _finish(store, copy)
+    try:
+        while await _copy_some(store, source, copy.value, origin.index):
+            pass
+        if await store.get(ConversationRecord, keys.partition(source.id)) is None:
+            raise NotFound("the conversation was deleted meanwhile", operation="fork")
+        return await _finish(store, copy)
+    except StoreError as error:
+        error.outcome = "unknown"  # a part is there: the same call goes on
+        raise
 
 
 async def _begin(store: Store, source: ConversationRecord, at: int | None, id: str) -> Stored[ConversationRecord]:

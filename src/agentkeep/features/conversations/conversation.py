@@ -550,7 +550,11 @@ class Conversation:
             await self._store.commit(self._partition, ops)
         except Conflict:
             gone = True
-        await self._store.collect(self._partition)
+        try:
+            await self._store.collect(self._partition)
+        except StoreError as error:
+            error.outcome = "unknown"  # the events are hidden, their bodies are not all removed
+            raise
         if gone:
             raise self._missing(operation)
 
