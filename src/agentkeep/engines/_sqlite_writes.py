@@ -318,7 +318,8 @@ _decode_receipt: Callable[[bytes], tuple[Any, ...]] = msgspec.msgpack.Decoder(tu
 
 
 def _failed(error: Exception, batch: Batch, *, unknown: bool = False) -> StoreError:
-    size = max((len(getattr(op, "doc", b"")) for op in batch.ops), default=0)
+    docs = [op.doc for op in batch.ops if isinstance(op, (Append, Put))]
+    size = max([len(doc) for doc in docs if type(doc) is bytes], default=0)
     ours = store_error(error, "commit", outcome="unknown" if unknown else "none", size=size)
     ours.__cause__ = error
     return ours
