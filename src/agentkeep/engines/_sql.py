@@ -312,11 +312,14 @@ def _range(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Q
             _within(lo <= after[0] < hi)
             terms.add(f"({column}, partition, {place}) {sign} ({{}}, {{}}, {{}})", after[0], *last)
     else:
-        if scan.lo is not None and (after is None or scan.reverse):
-            terms.add("partition >= {}", escape(str(scan.lo)))
-        if scan.hi is not None and (after is None or not scan.reverse):
-            terms.add("partition < {}", escape(str(scan.hi)))
+        lo = None if scan.lo is None else escape(str(scan.lo))
+        hi = None if scan.hi is None else escape(str(scan.hi))
+        if lo is not None and (after is None or scan.reverse):
+            terms.add("partition >= {}", lo)
+        if hi is not None and (after is None or not scan.reverse):
+            terms.add("partition < {}", hi)
         if last:
+            _within((lo is None or lo <= last[0]) and (hi is None or last[0] < hi))
             terms.add(f"(partition, {place}) {sign} ({{}}, {{}})", *last)
     terms.add(live(names, kind, terms.now))
     return " AND ".join(terms.all), terms.args

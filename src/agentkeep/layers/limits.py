@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import Invalid, Key, StoreError, TooLarge
-from ..keys import pack, seq_sort, size
+from ..keys import WIDEST, pack, seq_sort, size
 from ..predicates import Facet
 from ..resolve import validate
 from ..waist import (
@@ -136,7 +136,7 @@ class Limits:
         if op.index:
             total += self._index_size(key, op)
         if op.facets:
-            total += _facets_size(key, op.facets)
+            total += facets_size(key, op.facets)
         if total > MAX_ROW - MAX_PARTITION - MAX_SORT:
             total += size(batch.partition) + size(sort)
             if total > MAX_ROW:
@@ -188,18 +188,19 @@ def _typed(spec: IndexSpec, values: Sequence[Scalar], key: Key | None) -> None:
 
 
 def _fits(what: str, text: str, limit: int, hint: str = "") -> None:
-    """Raises TooLarge. No character takes more than 5 bytes, so most texts need no counting."""
-    if len(text) * 5 > limit and (length := size(text)) > limit:
+    """Raises TooLarge. Most texts are so short that they need no counting."""
+    if len(text) * WIDEST > limit and (length := size(text)) > limit:
         raise TooLarge(what, limit=limit, size=length, hint=hint)
 
 
-def _facets_size(key: Key, facets: Facets) -> int:
+def facets_size(key: Key, facets: Facets) -> int:
+    """The bytes of facets. Raises TooLarge, and Invalid for a number that is not finite."""
     if len(facets) > MAX_FACETS:
         raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key, hint=_FACETS_HINT)
     rough = 0
     for path, value in facets.items():
         rough += len(path) + (len(value) if type(value) is str else _value_size(path, value, key, len))
-    if rough * 5 <= MAX_FACET_BYTES:
+    if rough * WIDEST <= MAX_FACET_BYTES:
         return rough
     total = sum(size(path) + _value_size(path, value, key, size) for path, value in facets.items())
     if total > MAX_FACET_BYTES:

@@ -7,10 +7,8 @@ import pytest
 from ...errors import Invalid
 from ...waist import Append, Check, Delete, Engine, Key, Put
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..verbs import answers, batch, by_key, commit, conflict, doc, done, head, new_id, numbers, read, refused, rows
-
-pytestmark = on_one_loop
 
 
 async def test_a_row_comes_back_as_it_was_put(engine: Engine, name: Names) -> None:
