@@ -93,12 +93,12 @@ class Writer:
         if not simple(batch):
             return [await self._single(batch)]
         line = self._lines[lane(batch)]
-        if not line.enter():
+        if not line.enter(batch.partition):
             return await line.join(unit)
         try:
             return [await self._alone(batch)] if len(unit) == 1 else (await self._together([unit]))[0]
         finally:
-            line.leave()
+            line.leave(batch.partition)
 
     # --- appends -------------------------------------------------------------------------------------------------
 
@@ -336,27 +336,35 @@ class _Waiting(NamedTuple):
 
 
 class Line:
-    """Group commit: one writer alone goes straight through; those who come meanwhile share the next statement."""
+    """Group commit: one writer alone goes straight through; those who come meanwhile share the next statement.
+
+    A partition is in one statement at a time: a second one would wait for the first one's lock, and all that shares
+    it too.
+    """
 
     def __init__(self, together: Callable[[list[Unit]], Awaitable[list[list[Answer]]]]) -> None:
         self._together = together
         self._busy = 0
+        self._flying: set[str] = set()
         self._waiting: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def enter(self) -> bool:
-        """Take a lane, if one is free and nobody waits. Who took one leaves it."""
-        if self._busy >= LANES or self._waiting:
+    def enter(self, partition: str) -> bool:
+        """Take a lane, if one is free. Who took one leaves it."""
+        if self._busy >= LANES or partition in self._flying:
             return False
         self._busy += 1
+        self._flying.add(partition)
         return True
 
-    def leave(self) -> None:
+    def leave(self, partition: str) -> None:
         """Give the lane to those who wait, if there are any."""
-        if not self._waiting:
+        self._flying.remove(partition)
+        taken = self._take() if self._waiting else []
+        if not taken:
             self._busy -= 1
             return
-        task = asyncio.get_running_loop().create_task(self._drain())
+        task = asyncio.get_running_loop().create_task(self._drain(taken))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -369,9 +377,11 @@ class Line:
         self._waiting.append(waiting)
         return await waiting.answer
 
-    async def _drain(self) -> None:
+    async def _drain(self, taken: list[_Waiting]) -> None:
+        partitions: set[str] = set()
         try:
-            while taken := self._take():
+            while taken:
+                partitions = {waiting.unit[0].partition for waiting in taken}
                 try:
                     answers = await self._together([waiting.unit for waiting in taken])
                 except BaseException:
@@ -383,20 +393,29 @@ class Line:
                         waiting.answer.set_result(answer)
                 # Whoever was answered may have its next batch ready: let it join before the lane is given up.
                 await asyncio.sleep(0)
+                self._flying -= partitions
+                taken = self._take()
         finally:
+            self._flying -= partitions
             self._busy -= 1
 
     def _take(self) -> list[_Waiting]:
+        """Those that can share the next statement; their partitions fly from now on."""
         taken: list[_Waiting] = []
+        left: list[_Waiting] = []
         batches = length = 0
-        while self._waiting and batches < GROUP and length < GROUP_BYTES:
-            waiting = self._waiting.pop(0)
-            if not waiting.answer.done():
-                taken.append(waiting)
-                batches += len(waiting.unit)
-                length += sum(
-                    len(op.doc) for batch in waiting.unit for op in batch.ops if isinstance(op, (Append, Put))
-                )
+        for waiting in self._waiting:
+            if waiting.answer.done():
+                continue
+            if waiting.unit[0].partition in self._flying or batches >= GROUP or length >= GROUP_BYTES:
+                left.append(waiting)
+                continue
+            taken.append(waiting)
+            batches += len(waiting.unit)
+            ops = (op for batch in waiting.unit for op in batch.ops)
+            length += sum(len(op.doc) for op in ops if isinstance(op, (Append, Put)))
+        self._waiting = left
+        self._flying |= {waiting.unit[0].partition for waiting in taken}
         return taken
 
 
