@@ -121,9 +121,9 @@ class Limits:
             _fits("an idempotency key", batch.once, MAX_ONCE)
         total = 0
         for op in batch.ops:
-            if type(op) is not Append and type(op) is not Trim:
+            if not isinstance(op, (Append, Trim)):
                 _fits("a sort key", op.sort, MAX_SORT)
-            if type(op) is Append or type(op) is Put:
+            if isinstance(op, (Put, Append)):
                 try:
                     total += self._row_size(batch, op)
                 except (Invalid, TooLarge) as error:
