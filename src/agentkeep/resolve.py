@@ -162,14 +162,13 @@ def _row(batch: Batch, op: Put | Append, sort: str, rev: Rev) -> Row:
 
 
 def _extend(batch: Batch, op: Append, head: Head | None) -> Head:
-    key = Key(op.kind, batch.partition, HEAD)
     if head is None and op.expect == "exists":
-        raise Conflict(key, "exists", None, "sealed")
+        raise Conflict(Key(op.kind, batch.partition, HEAD), "exists", None, "sealed")
     head = head or Head()
     if head.sealed:
-        raise Conflict(key, op.expect, head.seq, "sealed")
+        raise Conflict(Key(op.kind, batch.partition, HEAD), op.expect, head.seq, "sealed")
     if op.after is not None and op.after != head.seq:
-        raise Conflict(key, op.after, head.seq, "after")
+        raise Conflict(Key(op.kind, batch.partition, HEAD), op.after, head.seq, "after")
     return Head(head.seq + 1, head.floor, False)
 
 

@@ -11,6 +11,9 @@ from .errors import CORRUPT, OK
 from .options import asynchronous, json_option, metadata_of, opened, tenant_option, url_argument
 from .output import colour, conversation_json, emit, metadata_text, out, plain, table, when
 
+WIDE = 100
+"""Columns of a screen that has room for metadata."""
+
 
 @click.command("list")
 @url_argument
@@ -50,14 +53,14 @@ async def list_(
         emit({"conversations": items, "cursor": page.cursor, "corrupt": corrupt})
     else:
         console = out()
-        shown = table("id", "user", "agent", "status", "events", "last activity", "metadata", right=("events",))
-        for column in shown.columns:
-            column.no_wrap, column.overflow = True, "fold" if column is shown.columns[0] else "ellipsis"
-        shown.columns[-1].max_width = max(10, console.width // 3)
+        wide = ["metadata"] if console.width >= WIDE else []
+        shown = table("id", "user", "agent", "status", "events", "last activity", *wide, right=("events",))
+        for column in shown.columns[1:]:
+            column.no_wrap, column.overflow = True, "ellipsis"
         for item, count in zip(page, counts, strict=True):
             who = [plain(name or "", colour(name or "")) for name in (item.user, item.agent)]
-            extra = plain(metadata_text(item.metadata), "dim")
-            shown.add_row(plain(item.id), *who, item.status, f"{count:,}", when(item.active_at)[:16], extra)
+            extra = [plain(metadata_text(item.metadata), "dim")] if wide else []
+            shown.add_row(plain(item.id), *who, item.status, f"{count:,}", when(item.active_at)[:16], *extra)
         console.print(shown if len(page) else "No conversations.")
         for error in page.corrupt:
             console.print(plain(str(error), "red"))

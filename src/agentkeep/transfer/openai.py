@@ -26,6 +26,7 @@ from ..features.conversations import (
     Text,
     ToolCall,
     ToolResult,
+    as_content,
     text_of,
 )
 from ..features.conversations.bulk import MARK, copy_of
@@ -90,7 +91,10 @@ def events_of(messages: Sequence[Message], conversation: str, now: int) -> list[
 
 
 def _finished(event: Event, conversation: str, message: Message, now: int) -> Event:
-    return msgspec.structs.replace(event, conversation=conversation, role=message["role"], created_us=now)
+    content = as_content(event.content)
+    return msgspec.structs.replace(
+        event, content=content, conversation=conversation, role=message["role"], created_us=now
+    )
 
 
 def _messages(chat: dict[str, Json]) -> list[Message]:

@@ -15,7 +15,17 @@ from typing import Any, Literal, cast
 from msgspec import UNSET, Struct, UnsetType
 
 from ..errors import Invalid, StoreError
-from ..features.conversations import ConversationRecord, Event, Handoff, State, StateChange, Text, ToolCall, ToolResult
+from ..features.conversations import (
+    ConversationRecord,
+    Event,
+    Handoff,
+    State,
+    StateChange,
+    Text,
+    ToolCall,
+    ToolResult,
+    as_content,
+)
 from ..features.conversations.bulk import copy_of
 from .lines import Failure, Found, Line, canonical, decode, digest, encode, mark
 
@@ -168,9 +178,9 @@ class _Telling:
         id = f"call-{number}.{at}" if at else f"call-{number}"
         if frame.call is not UNSET:
             call = ToolCall(id, frame.call.method, frame.call.parameters)
-            self._add("tool_call", call, _place(number, at), frame.service)
+            self._add("tool_call", as_content(call), _place(number, at), frame.service)
         if frame.results is not UNSET:
-            self._add("tool_result", ToolResult(id, frame.results), _place(number, at), frame.service)
+            self._add("tool_result", as_content(ToolResult(id, frame.results)), _place(number, at), frame.service)
 
     def _slots(self, number: int, at: int, service: str, slots: dict[str, Slot]) -> None:
         old = self.slots.get(service, {})
@@ -179,7 +189,7 @@ class _Telling:
         changes: dict[str, Slot | None] = {name: None for name in old if name not in slots}
         changes |= {name: value for name, value in slots.items() if name not in old or not _equal(old[name], value)}
         self.slots[service] = slots
-        self._add("state", StateChange(changes), _place(number, at), service)
+        self._add("state", as_content(StateChange(changes)), _place(number, at), service)
 
 
 def _equal(a: Slot, b: Slot) -> bool:

@@ -244,8 +244,9 @@ def _plan(one: Copy, standing: Standing, ids: Ids) -> list[Batch] | StoreError:
     key = Key(EVENT.spec.name, keys.partition(one.id), "")
     try:
         for op in one.events[there + PER_BATCH :]:
-            facets_size(key, op.facets)
+            facets_size(op.facets)
     except (TooLarge, Invalid) as error:
+        error.key = key
         return error
     cuts = _cuts(one.events, there)
     end = [] if one.more else _end(one, shift)
