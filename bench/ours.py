@@ -5,9 +5,8 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from agentkeep.sync import Store as BlockingStore
-
 from agentkeep import Store
+from agentkeep.sync import Store as BlockingStore
 from bench.events import Event, Group
 
 CONNECTIONS = 10  # what Store.open gives a PostgreSQL store; the raw driver gets as many

@@ -22,11 +22,15 @@ from agentkeep.urls import engine as engine_of
 from agentkeep.urls import parse
 from agentkeep.waist import Engine, Page, Scan
 
-ENGINES = ["memory://"]
-"""URLs: `{tmp}` is a new directory, `{unique}` a new identifier. What cannot be reached fails, it is not skipped."""
-
 POSTGRES = "AGENTKEEP_TEST_POSTGRES"
 """The environment variable that names a PostgreSQL server: `make test` starts one."""
+
+ENGINES = [
+    "memory://",
+    "sqlite:///{tmp}/{unique}.db",
+    f"{os.environ.get(POSTGRES, 'postgresql://not-set')}?schema=t_{{unique}}",
+]
+"""URLs: `{tmp}` is a new directory, `{unique}` a new identifier. What cannot be reached fails, it is not skipped."""
 
 Wrap = Callable[[Engine], Engine]
 
@@ -86,6 +90,11 @@ class Database:
         """Close every store that was opened here."""
         for store in self._opened:
             await store.close()
+
+
+def is_missing() -> bool:
+    """Whether no PostgreSQL server was named."""
+    return not os.environ.get(POSTGRES)
 
 
 def postgres_url() -> str:

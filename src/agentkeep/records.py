@@ -258,17 +258,18 @@ def record_of(cls: type[T]) -> Record[T]:
     return cast("Record[T]", found)
 
 
-def _flatten(found: dict[str, Facet], path: str, value: object, depth: int) -> None:
-    if isinstance(value, dict):
-        if depth < codec.MAX_DEPTH:
-            for name, item in cast("dict[str, object]", value).items():
-                _flatten(found, f"{path}.{name}", item, depth + 1)
-    elif isinstance(value, (str, int, float)):
-        _add(found, path, value)
-    elif isinstance(value, (list, tuple)):
-        items = tuple(one for one in cast("list[object]", value) if isinstance(one, (str, int, float)))
-        if items:
-            _add(found, path, items)
+def _flatten(found: dict[str, Facet], path: str, value: dict[str, object], depth: int) -> None:
+    """The facets below a dict: its scalars, its lists of scalars, and those of the dicts in it, by dotted path."""
+    for name, item in value.items():
+        below = f"{path}.{name}"
+        if isinstance(item, (str, int, float)):
+            _add(found, below, item)
+        elif isinstance(item, (list, tuple)):
+            items = tuple([one for one in cast("list[object]", item) if isinstance(one, (str, int, float))])
+            if items:
+                _add(found, below, items)
+        elif isinstance(item, dict) and depth < codec.MAX_DEPTH:
+            _flatten(found, below, cast("dict[str, object]", item), depth + 1)
 
 
 def _add(found: dict[str, Facet], path: str, facet: Facet) -> None:

@@ -10,7 +10,7 @@ In brackets the primary keys.
 Text columns hold `keys.escape`d text and compare by bytes. `ix_{index}` holds `keys.pack`ed values, NULL where the row
 is not in the index. `token` stands on the first row a batch appends: its unique index is the memory of the batch.
 A deleted log row that must still be remembered keeps its place with doc NULL. `odd` holds facets that the database's
-JSON cannot represent, exactly; `facets` then has the key "", and every filter lets the row through for core to judge.
+JSON cannot represent, exactly; every filter lets such a row through for core to judge.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Dialect(NamedTuple):
     """A comparison on the column `facets` as SQL, its values bound by the function given; None: core does it."""
     json_value: Callable[[str, Column], str]
     """A column of a kind's view as an SQL expression over the table named."""
+    facet_index: bool = False
+    """Facets of listed kinds have an index, which finds rows by "eq" and "in"."""
 
 
 class Tables(NamedTuple):
@@ -64,8 +66,8 @@ class Tables(NamedTuple):
         return f'"{self.schema}".{table}' if self.schema else table
 
     def index_of(self, kind: str, name: str) -> str:
-        """The name of an index."""
-        return f'"{self.prefix}{kind}_{name}"'
+        """The name of an index. The dot keeps it apart from every table and from the indexes of other kinds."""
+        return f'"{self.prefix}{kind}.{name}"'
 
 
 def tables(schema: str, prefix: str) -> Tables:
@@ -79,6 +81,11 @@ def tables(schema: str, prefix: str) -> Tables:
 def checked(kinds: Iterable[KindSpec]) -> None:
     """Refuse kinds and indexes whose names are not plain identifiers, or are taken. Raises Invalid."""
     for kind in kinds:
+        if kind.name.endswith("_view"):
+            raise Invalid(f"{kind.name!r} cannot name a kind", hint="Names that end with _view are those of views.")
+        for column in kind.columns:
+            if '"' in column.name or "\x00" in column.name:
+                raise Invalid(f"{column.name!r} cannot name a column of kind {kind.name!r}")
         for name in (kind.name, *(index.name for index in kind.indexes)):
             if not _NAME.fullmatch(name) or name in ("heads", "commits", "meta"):
                 raise Invalid(f"{name!r} cannot name a kind or an index", hint="Use a-z, 0-9 and _.")
@@ -125,7 +132,7 @@ def index_ddl(names: Tables, kind: KindSpec, index: IndexSpec) -> str:
     """One B-tree for one index, without the rows that are not in it."""
     column = f"ix_{index.name}"
     return (
-        f"CREATE INDEX IF NOT EXISTS {names.index_of(kind.name, index.name)} ON {names.of(kind.name)} "
+        f"CREATE INDEX IF NOT EXISTS {names.index_of(kind.name, column)} ON {names.of(kind.name)} "
         f"({column}, partition, {sort_column(kind)}) WHERE {column} IS NOT NULL"
     )
 
@@ -178,11 +185,40 @@ def scan_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) 
     if pushed is None:
         args.append(min(scan.limit, scan.budget))
         return Reading((f"SELECT {wanted} {base} LIMIT {d.mark(len(args))}", args), None)
+    if _found_by_facets(d, kind, scan):
+        args.append(scan.limit)
+        found = f"FROM {names.of(kind.name)} t WHERE {where} AND {pushed} ORDER BY {order}"
+        return Reading((f"SELECT {wanted} {found} LIMIT {d.mark(len(args))}", args), None)
     window = f"SELECT {wanted} {base} LIMIT {scan.budget:d}"
     args.append(scan.limit)
     rows = f"SELECT * FROM ({window}) t WHERE {pushed} ORDER BY {order} LIMIT {d.mark(len(args))}"
     place = f"partition, {sort_column(kind)}{extra}"
     return Reading((rows, args), (f"SELECT {place} {base} LIMIT 1 OFFSET {scan.budget - 1:d}", ranged))
+
+
+def _found_by_facets(d: Dialect, kind: KindSpec, scan: Scan) -> bool:
+    if not (d.facet_index and kind.listed) or scan.index is not None or scan.prefix:
+        return False
+    parts = scan.where.parts if isinstance(scan.where, All) else (scan.where,)
+    return any(
+        isinstance(part, Compare) and part.op in ("eq", "in") and d.filter(part, lambda _: "?") is not None
+        for part in parts
+    )
+
+
+def looked_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Query:
+    """All rows that a page looks at, doc NULL where the pushed part of `where` refuses: for engines that step by row.
+
+    The columns are those of `columns(kind, facets=scan.where is not None)`, then that of the index.
+    """
+    where, args = _range(names, d, kind, scan, now)
+    pushed = filter_sql(d, scan.where, args)
+    wanted = columns(kind, facets=scan.where is not None) + (f", ix_{scan.index}" if scan.index else "")
+    if pushed is not None:
+        wanted = wanted.replace(" doc,", f" CASE WHEN {pushed} THEN doc END,", 1)
+    args.append(scan.budget if scan.where is not None else min(scan.limit, scan.budget))
+    source = f"FROM {names.of(kind.name)} t WHERE {where} ORDER BY {_order(kind, scan)}"
+    return f"SELECT {wanted} {source} LIMIT {d.mark(len(args))}", args
 
 
 def dump_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Query:
@@ -214,7 +250,8 @@ def filter_sql(d: Dialect, where: Predicate | None, args: Args) -> str | None:
         return f"({(' AND ' if every else ' OR ').join(map(compile_, node.parts))})"
 
     pushed, _ = split(where, lambda compare: d.filter(compare, lambda _: "?") is not None)
-    return None if pushed is None else compile_(pushed)
+    # Odd rows pass as a whole: under NOT, passing one comparison would refuse the row.
+    return None if pushed is None else f"(odd IS NOT NULL OR {compile_(pushed)})"
 
 
 def live(names: Tables, kind: KindSpec, now: str, alias: str = "t") -> str:
@@ -232,48 +269,94 @@ def _hidden(names: Tables, kind: KindSpec, alias: str) -> str:
     )
 
 
+class _Terms:
+    """Conditions of a WHERE clause and the values bound in them."""
+
+    def __init__(self, d: Dialect, now: int) -> None:
+        self._d = d
+        self.args: Args = []
+        self.all: list[str] = []
+        self.now = self.mark(now)
+
+    def mark(self, value: Any) -> str:
+        """Bind a value; gives its marker."""
+        self.args.append(value)
+        return self._d.mark(len(self.args))
+
+    def add(self, condition: str, *values: Any) -> None:
+        """Add a condition, each {} in it a value."""
+        self.all.append(condition.format(*[self.mark(value) for value in values]))
+
+
 def _range(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Query:
-    args: Args = [now]
-    terms: list[str] = []
+    """The condition of a range. A cursor takes the place of the bound it stands behind.
 
-    def bound(condition: str, *values: Any) -> None:
-        marks = [d.mark(len(args) + number + 1) for number in range(len(values))]
-        args.extend(values)
-        terms.append(condition.format(*marks))
-
-    seq = kind.log
-    if scan.index is not None:
-        base = pack(scan.prefix)
-        column = f"ix_{scan.index}"
-        bound(f"{column} >= {{}}", base if scan.lo is None else pack((*scan.prefix, scan.lo)))
-        bound(f"{column} < {{}}", base + ABOVE if scan.hi is None else pack((*scan.prefix, scan.hi)))
-    elif scan.prefix:
-        bound("partition = {}", escape(str(scan.prefix[0])))
-        for sign, limit in ((">=", scan.lo), ("<", scan.hi)):
-            if limit is not None:
-                bound(f"{sort_column(kind)} {sign} {{}}", seq_bound(str(limit)) if seq else escape(str(limit)))
-    else:
-        for sign, limit in ((">=", scan.lo), ("<", scan.hi)):
-            if limit is not None:
-                bound(f"partition {sign} {{}}", escape(str(limit)))
-    if seq and scan.prefix and scan.index is None:
-        # The floor as a bound of the range: a trimmed log is as quick to read as a short one.
-        floor = f"SELECT floor FROM {names.of('heads')} WHERE partition = {d.mark(2)} AND kind = '{kind.name}'"
-        terms.append(f"seq > COALESCE(({floor}), 0)")
-        terms.append(f"(expires IS NULL OR expires > {d.mark(1)}) AND doc IS NOT NULL")
-    else:
-        terms.append(live(names, kind, d.mark(1)))
+    Databases that seek by one bound of a side (SQLite) would otherwise read each page from the start of the range.
+    """
+    terms, place = _Terms(d, now), sort_column(kind)
     after = position(scan)
-    if after is not None:
-        sign = "<" if scan.reverse else ">"
-        place: Args = [escape(after[-2]), seq_of(after[-1]) if seq else escape(after[-1])]
-        if scan.index is not None:
-            bound(f"(ix_{scan.index}, partition, {sort_column(kind)}) {sign} ({{}}, {{}}, {{}})", after[0], *place)
-        elif scan.prefix:
-            bound(f"{sort_column(kind)} {sign} {{}}", place[1])
-        else:
-            bound(f"(partition, {sort_column(kind)}) {sign} ({{}}, {{}})", *place)
-    return " AND ".join(terms), args
+    if scan.prefix and scan.index is None:
+        _partition_range(names, kind, scan, after, terms)
+        return " AND ".join(terms.all), terms.args
+    sign = "<" if scan.reverse else ">"
+    last: Args = [] if after is None else [escape(after[-2]), seq_of(after[-1]) if kind.log else escape(after[-1])]
+    if scan.index is not None:
+        base, column = pack(scan.prefix), f"ix_{scan.index}"
+        lo = base if scan.lo is None else pack((*scan.prefix, scan.lo))
+        hi = base + ABOVE if scan.hi is None else pack((*scan.prefix, scan.hi))
+        if after is None or scan.reverse:
+            terms.add(f"{column} >= {{}}", lo)
+        if after is None or not scan.reverse:
+            terms.add(f"{column} < {{}}", hi)
+        if after is not None:
+            _within(lo <= after[0] < hi)
+            terms.add(f"({column}, partition, {place}) {sign} ({{}}, {{}}, {{}})", after[0], *last)
+    else:
+        lo = None if scan.lo is None else escape(str(scan.lo))
+        hi = None if scan.hi is None else escape(str(scan.hi))
+        if lo is not None and (after is None or scan.reverse):
+            terms.add("partition >= {}", lo)
+        if hi is not None and (after is None or not scan.reverse):
+            terms.add("partition < {}", hi)
+        if last:
+            _within((lo is None or lo <= last[0]) and (hi is None or last[0] < hi))
+            terms.add(f"(partition, {place}) {sign} ({{}}, {{}})", *last)
+    terms.add(live(names, kind, terms.now))
+    return " AND ".join(terms.all), terms.args
+
+
+def _partition_range(names: Tables, kind: KindSpec, scan: Scan, after: tuple[str, ...] | None, terms: _Terms) -> None:
+    encode_ = seq_bound if kind.log else escape
+    place = sort_column(kind)
+    lo = None if scan.lo is None else encode_(str(scan.lo))
+    hi = None if scan.hi is None else encode_(str(scan.hi))
+    last: Any = None if after is None else seq_of(after[-1]) if kind.log else escape(after[-1])
+    if last is not None:
+        _within((lo is None or lo <= last) and (hi is None or last < hi))
+    partition = terms.mark(escape(str(scan.prefix[0])))
+    terms.all.append(f"partition = {partition}")
+    if scan.reverse and last is not None:
+        hi, last = last, None
+    if hi is not None:
+        terms.add(f"{place} < {{}}", hi)
+    if kind.log:
+        # The floor is in the one lower bound: a trimmed log is as quick to read as a short one.
+        above = terms.mark(last if last is not None else 0 if lo is None else cast(int, lo) - 1)
+        floor = f"SELECT CASE WHEN floor > {above} THEN floor ELSE {above} END FROM {names.of('heads')}"
+        terms.all.append(f"seq > COALESCE(({floor} WHERE partition = {partition} AND kind = '{kind.name}'), {above})")
+        terms.all.append(f"(expires IS NULL OR expires > {terms.now}) AND doc IS NOT NULL")
+        return
+    if last is not None:
+        terms.add("sort > {}", last)
+    elif lo is not None:
+        terms.add("sort >= {}", lo)
+    terms.all.append(live(names, kind, terms.now))
+
+
+def _within(holds: bool) -> None:
+    """Refuse a cursor that points out of its scan: only a forged one does, and it must not read a neighbour's rows."""
+    if not holds:
+        raise Invalid("the cursor belongs to another scan", operation="scan", hint="Pass a cursor as it was given.")
 
 
 def _order(kind: KindSpec, scan: Scan) -> str:
@@ -323,7 +406,7 @@ def facets_json(facets: Facets, representable: Callable[[Any], bool]) -> tuple[s
     if all(representable(path) and _all(representable, value) for path, value in facets.items()):
         return msgspec.json.encode(facets).decode(), None
     fine = {path: value for path, value in facets.items() if representable(path) and _all(representable, value)}
-    return msgspec.json.encode({**fine, "": True}).decode(), encode(dict(facets))
+    return msgspec.json.encode(fine).decode(), encode(dict(facets))
 
 
 def _all(representable: Callable[[Any], bool], value: Any) -> bool:

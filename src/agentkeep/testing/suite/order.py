@@ -9,14 +9,13 @@ import msgspec
 import pytest
 
 from ...errors import Invalid
+from ...predicates import Compare
 from ...waist import Append, Delete, Engine, Key, Put, Scan
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..target import Target
 from ..values import FLOATS, INTEGERS, SEPARATED, STRINGS, SYNTAX
 from ..verbs import batch, commit, doc, pages, read, refused, rows, sorts
-
-pytestmark = on_one_loop
 
 
 async def _fill(engine: Engine, partition: str, *ops: Put) -> None:
@@ -231,6 +230,10 @@ async def test_the_whole_kind_is_in_order_of_partition_and_sort(database: Target
         for reverse in (False, True):
             found = await rows(engine, "note", limit=limit, reverse=reverse)
             assert [(row.key.partition, row.key.sort) for row in found] == sorted(places, reverse=reverse)
+            for lo, hi in (("a", None), (None, "a\x00"), ("a\x00", "b"), ("", "\U0010ffff"), ("c", "d"), ("b", "a")):
+                found = await rows(engine, "note", limit=limit, reverse=reverse, lo=lo, hi=hi)
+                wanted = [place for place in places if place[0] >= (lo or "") and (hi is None or place[0] < hi)]
+                assert [(row.key.partition, row.key.sort) for row in found] == sorted(wanted, reverse=reverse)
             found = await rows(engine, "event", limit=limit, reverse=reverse)
             assert len(found) == 16
             assert [row.key for row in found] == sorted((row.key for row in found), reverse=reverse)
@@ -292,6 +295,7 @@ async def test_a_cursor_of_another_scan_is_refused(engine: Engine, name: Names) 
         replace(scan, reverse=True),
         replace(scan, lo="1"),
         replace(scan, hi="3"),
+        replace(scan, where=Compare("x", "exists", False)),
         replace(scan, prefix=()),
         replace(scan, kind="state"),
         Scan("event", prefix=(name("p"),)),
@@ -331,6 +335,22 @@ async def test_a_damaged_cursor_is_refused(engine: Engine, name: Names) -> None:
                 await engine.dump(kind, wrong, 10)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", ["note", "event"])
+async def test_a_scan_of_a_whole_kind_ranges_over_its_partitions(
+    engine: Engine, name: Names, kind: str, reverse: bool
+) -> None:
+    base = name("p")
+    partitions = [f"{base}{end}" for end in ("", "\x00", "\x01", "a", "é", "\ud800", "\U0001f600")]
+    for partition in partitions:
+        await commit(engine, partition, Append("event", doc(0)) if kind == "event" else Put("note", "a", doc(0)))
+    for lo, hi in ((0, 7), (1, 6), (3, 3), (2, 4)):
+        top = f"{base}\U0010ffff" if hi == 7 else partitions[hi]
+        scan = Scan(kind, lo=partitions[lo], hi=top, reverse=reverse, limit=2)
+        found = [row.key.partition async for page in pages(engine, scan) for row in page.rows]
+        assert found == (partitions[lo:hi][::-1] if reverse else partitions[lo:hi])
+
+
 async def test_scans_that_make_no_sense_are_refused(engine: Engine, name: Names) -> None:
     q = name("q")
     for wrong in (
@@ -343,7 +363,7 @@ async def test_scans_that_make_no_sense_are_refused(engine: Engine, name: Names)
         Scan("note", prefix=(q, "a")),
         Scan("note", prefix=(1,)),
         Scan("note", prefix=(q,), lo=1),
-        Scan("note", lo="a"),
+        Scan("note", lo=1),
         Scan("note", prefix=(q,), limit=0),
         Scan("note", prefix=(q,), limit=-1),
         Scan("note", prefix=(q,), limit=1001),
