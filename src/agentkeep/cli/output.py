@@ -50,7 +50,7 @@ def plain(text: str, style: str = "") -> Text:
 
 def colour(name: str) -> str:
     """The colour of an agent or a person: the same each time."""
-    return COLOURS[crc32(name.encode("utf-8", "surrogatepass")) % len(COLOURS)]
+    return COLOURS[crc32(b"agentkeep" + name.encode("utf-8", "surrogatepass")) % len(COLOURS)]
 
 
 def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:

@@ -55,7 +55,7 @@ async def load(
     counts and the bytes of the file that were read. Raises Corrupt for a damaged file, after writing what
     came before the damage, and the errors of a database that does not answer.
     """
-    done = Loaded()
+    done, hopeful = Loaded(), False
     reader = _Reader(file, format, store.clock())
     ahead = asyncio.create_task(asyncio.to_thread(reader.window))
     try:
@@ -63,7 +63,8 @@ async def load(
             window = await ahead
             if not window.last:
                 ahead = asyncio.create_task(asyncio.to_thread(reader.window))
-            answers = await write(store, [one.copy for one in window.found]) if window.found else []
+            answers = await write(store, [one.copy for one in window.found], hopeful=hopeful) if window.found else []
+            hopeful = all(answer.new for answer in answers)
             failures = window.failures + [
                 failure
                 for one, answer in zip(window.found, answers, strict=True)

@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from ..errors import Invalid, StoreError
 from ..features.conversations import (
+    Content,
     ConversationRecord,
     Event,
     Handoff,
@@ -137,31 +138,44 @@ class _Telling:
             if frame.slots is not UNSET:
                 self._slots(number, at, frame.service, frame.slots)
 
-    def _add(self, type: str, content: Any, metadata: dict[str, Any], agent: str | None = None, **more: Any) -> None:
-        event = Event(
-            conversation=self._id,
-            type=type,
-            content=content,
-            agent=agent,
-            metadata=metadata,
-            created_us=self._now,
-            **more,
+    def _add(
+        self,
+        type: str,
+        content: Content,
+        metadata: dict[str, Any],
+        agent: str | None,
+        sender: str | None = None,
+        role: str | None = None,
+    ) -> None:
+        self.events.append(
+            Event(
+                conversation=self._id,
+                type=type,
+                content=content,
+                sender=sender,
+                role=role,
+                agent=agent,
+                metadata=metadata,
+                created_us=self._now,
+            )
         )
-        self.events.append(event)
 
     def _message(self, number: int, turn: Turn, sender: str | None, agent: str | None) -> None:
         metadata: dict[str, Any] = {"turn": number}
-        services = [frame.service for frame in turn.frames]
+        services: list[str] = []
+        intents: list[str | None] = []
+        slots: list[bool] = []
+        for frame in turn.frames:
+            services.append(frame.service)
+            intents.append(None if frame.intent is UNSET else frame.intent)
+            slots.append(frame.slots is not UNSET)
         if services != [agent]:
             metadata["services"] = services
-        intents = [None if frame.intent is UNSET else frame.intent for frame in turn.frames]
-        if any(intent is not None for intent in intents):
+        if intents.count(None) < len(intents):
             metadata["intents"] = intents
-        slots = [frame.slots is not UNSET for frame in turn.frames]
-        if slots != [sender is not None] * len(slots):
+        if (sender is None) in slots:
             metadata["slots"] = slots
-        role = "assistant" if sender is None else "user"
-        self._add("message", Text(turn.text), metadata, agent, sender=sender, role=role)
+        self._add("message", Text(turn.text), metadata, agent, sender, "assistant" if sender is None else "user")
 
     def _hand_over(self, number: int, turn: Turn, services: list[str]) -> None:
         if not services or self.agent in services:

@@ -73,8 +73,11 @@ class Standing(NamedTuple):
     last: tuple[str, Rev] | None
 
 
+NOTHING = Standing(0, 0, None, None)
+
+
 class Written(NamedTuple):
-    """What became of one copy: whether it, or its rest, had to be written, the shift of its numbers, or the error."""
+    """What became of one copy: whether it, or its rest, was written now, the shift of its numbers, or the error."""
 
     new: bool
     shift: int
@@ -96,32 +99,40 @@ def copy_of(record: ConversationRecord, state: State | None, events: Iterable[Ev
     )
 
 
-async def write(store: Store, copies: Sequence[Copy]) -> list[Written]:
+async def write(store: Store, copies: Sequence[Copy], *, hopeful: bool = False) -> list[Written]:
     """Write copies of different conversations in as few commits as the engine can: one answer each, in order.
 
-    All of them have a digest, or none has. What is there already is left as it is. An answer has an error where a
-    limit refuses the copy, or where another conversation has its id. Raises the errors of a database that does not
-    answer; the same call then goes on.
+    All of them have a digest, or none has. What is there already is left as it is; `hopeful` expects that nothing is,
+    and looks only where that proves wrong. An answer has an error where a limit refuses the copy, or where another
+    conversation has its id. Raises the errors of a database that does not answer; the same call then goes on.
     """
-    answers: list[Written | None] = [None] * len(copies)
+    restore = any(one.digest is None for one in copies)
+    answers = [Written(False, 0, None)] * len(copies)
     waiting: Sequence[int] = range(len(copies))
     for attempt in range(TRIES):
+        # Appends meet a log that is not new with a Conflict. Puts would be hidden by what a deleted log left.
+        if hopeful and attempt == 0 and not restore:
+            found: Sequence[Standing | StoreError] = [NOTHING] * len(copies)
+        else:
+            found = await standings(store, [copies[n] for n in waiting])
         batches: list[Batch] = []
         owners: list[int] = []
-        for n, standing in zip(waiting, await standings(store, [copies[n] for n in waiting]), strict=True):
+        for n, standing in zip(waiting, found, strict=True):
             made = standing if isinstance(standing, StoreError) else _plan(copies[n], standing, store.ids)
-            if isinstance(made, StoreError) or isinstance(standing, StoreError):
-                answers[n] = Written(False, 0, made if isinstance(made, StoreError) else None)
+            if isinstance(made, StoreError):
+                answers[n] = Written(False, 0, made)
                 continue
-            before = answers[n]
-            answers[n] = Written(bool(made) or (before is not None and before.new), standing.shift, None)
+            if isinstance(standing, Standing):
+                answers[n] = Written(answers[n].new, standing.shift, None)
             batches += made
             owners += [n] * len(made)
         failed: dict[int, StoreError] = {}
-        given = await store.commit_all(batches, restore=copies[0].digest is None) if batches else []
+        given = await store.commit_all(batches, restore=restore) if batches else []
         for n, answer in zip(owners, given, strict=True):
             if isinstance(answer, StoreError):
                 failed.setdefault(n, answer)
+            else:
+                answers[n] = answers[n]._replace(new=True)
         for n, error in failed.items():
             if not isinstance(error, (Conflict, Invalid, TooLarge)):
                 raise error
@@ -130,7 +141,7 @@ async def write(store: Store, copies: Sequence[Copy]) -> list[Written]:
         waiting = [n for n, error in failed.items() if isinstance(error, Conflict)]
         if not waiting:
             break
-    return cast("list[Written]", answers)
+    return answers
 
 
 # --- how much is there -------------------------------------------------------------------------------------------
