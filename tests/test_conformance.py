@@ -1,3 +1,4 @@
-"""The conformance suite on every engine of this repository (conftest.py names them)."""
+"""The conformance suite on every engine of this repository (tests/engines.py names them)."""
 
+from agentkeep.testing.fixtures import database  # noqa: F401 - the suite's, not the one of conftest.py
 from agentkeep.testing.suite import *  # noqa: F403
