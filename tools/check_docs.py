@@ -2,9 +2,9 @@
 
     python tools/check_docs.py
 
-Every module opens with a docstring, every public class and function of a public module has one (of a test, the name is enough), every
-name of `agentkeep.__all__` is on a page of docs/, every page is reached from the README or docs/README.md, and every
-relative link leads somewhere.
+Every module opens with a docstring, every public class and function of a public module has one (of a test, the name is
+enough), every name of `agentkeep.__all__` is on a page of docs/, every page is reached from the README or
+docs/README.md, and every relative link leads somewhere.
 """
 
 from __future__ import annotations

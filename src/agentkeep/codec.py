@@ -29,6 +29,9 @@ Json: TypeAlias = Any
 """Free data: None, bool, int, float, str, and lists and str-keyed dicts of these."""
 
 PLAIN, ODD, MOVED = 1, 2, 3
+STUB = b"\x03"
+"""What the document of a moved body begins with."""
+
 HEADER = 5
 MAX_DEPTH = 100
 MAX_DIGITS = 4_000
@@ -54,15 +57,23 @@ def encode(value: object, *, sort: bool = False) -> bytes:
 
 def decode(doc: bytes, type: type[T], key: Key | None = None) -> T:
     """A framed document as a value of a type. Raises Corrupt, with the key, for anything that is not one."""
+    mark, text = doc[:HEADER], doc[HEADER:]
+    if mark == _header(PLAIN, crc32(text)):
+        try:
+            return _decoder(type).decode(text)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise _wrong(type, error, key) from None
     how, body = unframe(doc, key)
     try:
-        if how == PLAIN:
-            return _decoder(type).decode(body)
         if how == ODD:
             return msgspec.convert(json.loads(bytes(body), parse_float=_finite, parse_constant=_finite), type)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise Corrupt(f"the document does not decode as {type.__name__}: {_reason(error)}", key=key) from None
+        raise _wrong(type, error, key) from None
     raise Corrupt(f"the document has the unknown form {how}", key=key, hint="A newer agentkeep may have written it.")
+
+
+def _wrong(type: type[Any], error: Exception, key: Key | None) -> Corrupt:
+    return Corrupt(f"the document does not decode as {type.__name__}: {_reason(error)}", key=key)
 
 
 def frame(how: int, body: bytes) -> bytes:
@@ -80,7 +91,7 @@ def unframe(doc: bytes, key: Key | None = None) -> tuple[int, memoryview]:
 
 def is_moved(doc: bytes) -> bool:
     """Whether the document stands in the blob store and `doc` only names it."""
-    return doc[:1] == b"\x03"
+    return doc.startswith(STUB)
 
 
 @lru_cache(maxsize=512)

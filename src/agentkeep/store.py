@@ -313,11 +313,13 @@ class Store:
         """Rows as records: a row that does not decode is named in the page's `corrupt`."""
         items: list[T] = []
         corrupt: list[Corrupt] = []
+        decode = record.decode
         for row in rows:
             try:
-                whole = await self._whole_now(row) if codec.is_moved(row.doc) else row
-                if whole is not None:
-                    items.append(record.decode(whole))
+                if not row.doc.startswith(codec.STUB):
+                    items.append(decode(row))
+                elif (whole := await self._whole_now(row)) is not None:
+                    items.append(decode(whole))
             except Corrupt as error:
                 corrupt.append(error)
         return Page(items, cursor, corrupt)
