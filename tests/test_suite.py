@@ -100,6 +100,21 @@ def test_one_line_runs_the_suite_in_a_test_file(tmp_path: Path):
     assert re.search(r"\b[4-9] passed", done.stdout), done.stdout
 
 
+def test_fixtures_of_the_same_names_in_a_conftest_do_not_take_the_place_of_the_suite_s(tmp_path: Path):
+    (tmp_path / "test_one_line.py").write_text("from agentkeep.testing.suite import *\n")
+    (tmp_path / "test_other.py").write_text("def test_theirs(engine, database):\n    assert engine == database == 5\n")
+    fixtures = "".join(
+        f"@pytest.fixture\ndef {name}():\n    return 5\n\n"
+        for name in ("engine", "database", "name", "clock", "shared")
+    )
+    (tmp_path / "conftest.py").write_text(f"import pytest\n\n{fixtures}")
+    done = _pytest(
+        tmp_path, "--agentkeep-engine=memory://", "test_one_line.py", "test_other.py", "-k", "theirs or expir"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
 def test_without_an_engine_the_plugin_does_nothing(tmp_path: Path):
     (tmp_path / "test_other.py").write_text(
         "import sys\n"

@@ -12,6 +12,8 @@ from ..waist import Engine
 from .marks import on_one_loop
 from .target import MovedClock, Target, Template
 
+__all__ = ["agentkeep_template", "clock", "database", "engine", "name", "shared"]
+
 URLS = pytest.StashKey[list[str]]()
 _SUITE = "agentkeep.testing.suite"
 _NUMBERS = pytest.StashKey["count[int]"]()

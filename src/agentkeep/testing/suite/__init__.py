@@ -1,5 +1,9 @@
-"""Every test of the contract: `from agentkeep.testing.suite import *` in a test file runs them all there."""
+"""Every test of the contract: `from agentkeep.testing.suite import *` in a test file runs them all there.
 
+The fixtures come along, so that those of a conftest.py with the same names do not take their place.
+"""
+
+from ..fixtures import *  # noqa: F403
 from .claimed import *  # noqa: F403
 from .concurrency import *  # noqa: F403
 from .copying import *  # noqa: F403
