@@ -68,6 +68,30 @@ def test_a_declaration_becomes_a_kind():
     assert columns["metadata"] == "json"
 
 
+async def test_a_field_may_have_any_name(database: Database):
+    @record("named", partition="rev", sort="sort")
+    class Named(Struct, frozen=True, kw_only=True):
+        rev: str
+        sort: str = ""
+        doc: str = ""
+        document: int = 0
+        partition: str = ""
+        seq: int = 0
+        facets: str = ""
+        expires: int = 0
+        run_at: str = ""
+        run_us: int = 0
+        select: str = ""
+        order: str = ""
+
+    names = [column.name for column in record_of(Named).spec.columns]
+    assert names[:5] == ["rev_", "sort_", "doc", "document_", "partition_"]
+    assert len(set(names)) == 12
+    store = await database.open(records=[Named])
+    await store.put(Named(rev="a", sort="b", order="c", run_us=5))
+    assert (await store.get(Named, "a", "b")).value.order == "c"  # type: ignore[union-attr]
+
+
 def test_a_row_is_in_an_index_if_no_field_of_it_is_missing():
     assert JOB.index(Job(id="a")) == {"by_state": ("open", 0.0, False)}
     assert JOB.index(Job(id="a", run_us=5))["due"] == ("main", 5)

@@ -35,7 +35,7 @@ import msgspec
 from . import codec
 from .errors import Corrupt, Invalid, Key
 from .predicates import Facet
-from .waist import Append, Column, Expect, Facets, Index, IndexSpec, KindSpec, Put, Row, Scalar, ScalarType
+from .waist import ROW_COLUMNS, Append, Column, Expect, Facets, Index, IndexSpec, KindSpec, Put, Row, Scalar, ScalarType
 
 T = TypeVar("T")
 
@@ -324,13 +324,18 @@ def _is_free(hint: Any) -> bool:
 
 
 def _columns(hints: Mapping[str, Any]) -> tuple[Column, ...]:
-    found: list[Column] = []
+    """The columns of a view: one for each field of a plain type; a name that is taken gets an underscore."""
+    found: dict[str, Column] = {}
     for name, hint in hints.items():
         base = _plain_type(hint)
+        column, kind = name, "json"
         if base is int and name.endswith("_us"):
-            found.append(Column(name.removesuffix("_us") + "_at", (name,), "time"))
+            column, kind = name.removesuffix("_us") + "_at", "time"
         elif base in (str, int, float, bool):
-            found.append(Column(name, (name,), cast(Any, base.__name__)))
-        elif get_origin(base) in (dict, list, tuple) or base is Any:
-            found.append(Column(name, (name,), "json"))
-    return tuple(found)
+            kind = base.__name__
+        elif get_origin(base) not in (dict, list, tuple) and base is not Any:
+            continue
+        while column in found or column in ROW_COLUMNS:
+            column += "_"
+        found[column] = Column(column, (name,), cast(Any, kind))
+    return tuple(found.values())
