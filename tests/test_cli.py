@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -273,11 +272,12 @@ def test_without_click_there_is_a_hint(tmp_path: Path):
     assert done.stderr == "agentkeep: the command line is not installed. Run: pip install 'agentkeep[cli]'\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_place_is_3(ak: Ak, url: str, tmp_path: Path):
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
-    assert ak("export", "--from", url, locked / "x.jsonl")[0] == 3
+def test_a_place_that_takes_no_writes_is_3(ak: Ak, url: str, tmp_path: Path):
+    code, said, wrong = ak("export", "--from", url, "/dev/full")
+    assert (code, said, "No space left" in wrong) == (3, "", True)
+    (tmp_path / "in.jsonl").write_text(json.dumps(CHAT))
+    code, said, wrong = ak("import", tmp_path / "in.jsonl", "--format", "openai", "--to", "/proc/agents.db")
+    assert (code, said, "/proc/agents.db" in wrong) == (3, "", True)
 
 
 def test_a_damaged_document_is_5_and_hides_nothing_else(ak: Ak, url: str):

@@ -72,7 +72,11 @@ class Output:
         self._path = None if path == "-" or (os.path.exists(path) and not os.path.isfile(path)) else path
         self._part = f"{path}.{os.getpid()}.part"
         target = path if self._path is None else self._part
-        self._raw = sys.stdout.buffer if path == "-" else open(target, "wb")  # noqa: SIM115
+        try:
+            self._raw = sys.stdout.buffer if path == "-" else open(target, "wb")  # noqa: SIM115
+        except OSError as error:
+            error.filename = path
+            raise
         packed = path.endswith(".gz")
         self._stream = gzip.GzipFile("", "wb", 6, self._raw, mtime=0) if packed else self._raw
 
