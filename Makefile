@@ -22,6 +22,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python tools/gen_sync.py --check
+	$(BIN)/python tools/gen_matrix.py --check
 	$(BIN)/python tools/check_imports.py
 	$(BIN)/python tools/check_docs.py
 

@@ -1,17 +1,17 @@
 """agentkeep as the benchmarks use it: the only file here that names the library."""
 
-import asyncio
 import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from agentkeep import Store
+from agentkeep import ConversationRecord, Store, Text
+from agentkeep import Event as Stored
+from agentkeep.features.conversations import bulk
 from agentkeep.sync import Store as BlockingStore
-from bench.events import Event, Group
+from bench.events import CREATED, Event, Group
 
+LOADING = 8  # conversations loaded at once
 CONNECTIONS = 10  # what Store.open gives a PostgreSQL store; the raw driver gets as many
-CHUNK = 50  # events one append_many takes
-LOADING = 64  # conversations loaded at once
 
 
 def url(target: str, durability: str = "full") -> str:
@@ -20,7 +20,25 @@ def url(target: str, durability: str = "full") -> str:
 
 
 def _message(event: Event) -> dict[str, str]:
-    return {"text": event.text, "sender": event.sender, "channel": "sms", "key": event.key}
+    return {"content": event.text, "sender": event.sender, "channel": "sms"}
+
+
+def _copy(group: Group) -> bulk.Copy:
+    """A conversation as the import hands it to the store."""
+    record = ConversationRecord(id=group.conversation, user=group.user, created_us=CREATED)
+    said = (
+        Stored(
+            conversation=one.conversation,
+            type="message",
+            content=Text(one.text),
+            sender=one.sender,
+            channel="sms",
+            key=one.key,
+            created_us=CREATED + one.n,
+        )
+        for one in group.events
+    )
+    return bulk.copy_of(record, None, said, group.conversation, CREATED)
 
 
 class Agentkeep:
@@ -43,11 +61,12 @@ class Agentkeep:
         return (await talk.append(event.text, sender=event.sender, channel="sms", key=event.key)).index
 
     async def append_turn(self, turn: tuple[Event, Event]) -> list[int]:
-        appended = await self._talks[turn[0].conversation].append_many([_message(event) for event in turn])
+        talk = self._talks[turn[0].conversation]
+        appended = await talk.append_many([_message(event) for event in turn], key=turn[0].key)
         return [event.index for event in appended]
 
     async def last(self, conversation: str, limit: int = 50) -> list[str]:
-        return [event.text for event in await self._talks[conversation].history(limit=limit)]
+        return [event.content.text for event in await self._talks[conversation].history(limit=limit)]
 
     async def turn(self, turn: tuple[Event, Event]) -> list[str]:
         texts = await self.last(turn[0].conversation)
@@ -58,17 +77,12 @@ class Agentkeep:
         return [talk.id for talk in await self._store.conversations.list(user=user, limit=limit)]
 
     async def load(self, groups: Iterable[Group]) -> int:
-        """Import: many conversations at once, each in chunks."""
-
-        async def one(group: Group) -> int:
-            talk = await self._store.conversations.ensure(group.conversation, user=group.user)
-            for first in range(0, len(group.events), CHUNK):
-                await talk.append_many([_message(event) for event in group.events[first : first + CHUNK]])
-            return len(group.events)
-
+        """Import: some conversations to a call, as `agentkeep import` does behind its parser."""
         total, source = 0, iter(groups)
         while some := list(itertools.islice(source, LOADING)):
-            total += sum(await asyncio.gather(*map(one, some)))
+            written = await bulk.write(self._store, [_copy(group) for group in some], hopeful=True)
+            assert all(one.new and one.error is None for one in written), "not everything was stored"
+            total += sum(len(group.events) for group in some)
         return total
 
     async def close(self) -> None:
@@ -95,10 +109,10 @@ class AgentkeepSync:
         return talk.append(event.text, sender=event.sender, channel="sms", key=event.key).index
 
     def last(self, conversation: str, limit: int = 50) -> list[str]:
-        return [event.text for event in self._talks[conversation].history(limit=limit)]
+        return [event.content.text for event in self._talks[conversation].history(limit=limit)]
 
     def recent(self, user: str, limit: int = 20) -> list[str]:
-        return [talk.id for talk in self._store.conversations.list(user=user, limit=limit)]
+        return [talk.id for talk in self._store.conversations.list(user=user, limit=limit).page()]
 
     def close(self) -> None:
         self._opened.__exit__(None, None, None)

@@ -1,3 +1,3 @@
-"""The conformance suite on every engine of this repository (conftest.py names them)."""
+"""The conformance suite on every engine of this repository (tests/engines.py names them)."""
 
 from agentkeep.testing.suite import *  # noqa: F403

@@ -22,7 +22,8 @@ async def test_the_examples_of_a_page_run_in_order(page: Path, tmp_path: Path, m
     namespace: dict[str, object] = {"__name__": "example"}
     for found in BLOCK.finditer(text):
         line = text.count("\n", 0, found.start()) + 1
-        code = compile("\n" * line + found[1], str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        source = "\n" * line + found[1]
+        code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         result = eval(code, namespace)  # noqa: S307 - the project's own pages
         if inspect.iscoroutine(result):
             await result

@@ -36,7 +36,7 @@ MAY: dict[str, set[str]] = {
     "reindex": WAIST | {"blobs", "connection", "layers", "records", "schema"},
     "store": STORE | {"features"},
     "features": STORE,
-    "bridge": {"pages"},
+    "bridge": {"errors", "pages"},
     "sync": STORE | {"bridge", "features"},
     "transfer": STORE | {"features"},
     "cli": STORE | {"features", "transfer", "testing", "sync", ""},

@@ -6,8 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from typing import Any, Generic, TypeVar, cast
 
+from .errors import Closed
 from .pages import Listing, Page
 
 T = TypeVar("T")
@@ -20,11 +22,15 @@ class Bridge:
         self._inline = inline
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine, or its exception."""
+        """The result of a coroutine, or its exception. Raises Closed where `close` broke it off."""
         if not self._inline:
-            return asyncio.run_coroutine_threadsafe(coroutine, self._running()).result()
+            try:
+                return asyncio.run_coroutine_threadsafe(coroutine, self._running()).result()
+            except CancelledError as error:
+                raise Closed("the store was closed by another thread", outcome="unknown") from error
         try:
             coroutine.send(None)
         except StopIteration as done:
@@ -53,23 +59,31 @@ class Bridge:
             await asyncio.sleep(seconds)
 
     def close(self) -> None:
-        """Stop the loop, if there is one."""
+        """Stop the loop, if there is one, and wait for its thread. Calls that still run are broken off."""
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
+            thread.join()
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_serve, args=(self._loop,), name="agentkeep-sync", daemon=True).start()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="agentkeep-sync", daemon=True)
+                self._thread.start()
             return self._loop
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
+        running = asyncio.all_tasks(loop)
+        for task in running:
+            task.cancel()
+        if running:
+            loop.run_until_complete(asyncio.wait(running))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()

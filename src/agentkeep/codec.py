@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar, cast
@@ -28,20 +29,27 @@ Json: TypeAlias = Any
 """Free data: None, bool, int, float, str, and lists and str-keyed dicts of these."""
 
 PLAIN, ODD, MOVED = 1, 2, 3
+STUB = b"\x03"
+"""What the document of a moved body begins with."""
+
 HEADER = 5
 MAX_DEPTH = 100
 MAX_DIGITS = 4_000
 
 _encoder = msgspec.json.Encoder()
+_sorter = msgspec.json.Encoder(order="sorted")
+_header = struct.Struct(">BI").pack
 _INT_LIMIT = 10**MAX_DIGITS
+_SMALL = 2**63
+_TEXT = {str}
 
 
-def encode(value: object) -> bytes:
-    """A value as a framed document. Free data in it is expected to be checked (`check`)."""
+def encode(value: object, *, sort: bool = False) -> bytes:
+    """A value as a framed document. Free data in it is expected to be checked (`check`). `sort`: names in order."""
     try:
-        return frame(PLAIN, _encoder.encode(value))
+        return frame(PLAIN, (_sorter if sort else _encoder).encode(value))
     except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(value), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(msgspec.to_builtins(value), allow_nan=False, separators=(",", ":"), sort_keys=sort)
         return frame(ODD, text.encode())
     except RecursionError:
         raise Invalid(f"the document nests more than {MAX_DEPTH} levels") from None
@@ -49,20 +57,28 @@ def encode(value: object) -> bytes:
 
 def decode(doc: bytes, type: type[T], key: Key | None = None) -> T:
     """A framed document as a value of a type. Raises Corrupt, with the key, for anything that is not one."""
+    mark, text = doc[:HEADER], doc[HEADER:]
+    if mark == _header(PLAIN, crc32(text)):
+        try:
+            return _decoder(type).decode(text)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise _wrong(type, error, key) from None
     how, body = unframe(doc, key)
     try:
-        if how == PLAIN:
-            return _decoder(type).decode(body)
         if how == ODD:
-            return msgspec.convert(json.loads(bytes(body)), type)
+            return msgspec.convert(json.loads(bytes(body), parse_float=_finite, parse_constant=_finite), type)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise Corrupt(f"the document does not decode as {type.__name__}: {_reason(error)}", key=key) from None
+        raise _wrong(type, error, key) from None
     raise Corrupt(f"the document has the unknown form {how}", key=key, hint="A newer agentkeep may have written it.")
+
+
+def _wrong(type: type[Any], error: Exception, key: Key | None) -> Corrupt:
+    return Corrupt(f"the document does not decode as {type.__name__}: {_reason(error)}", key=key)
 
 
 def frame(how: int, body: bytes) -> bytes:
     """Put the header before a body."""
-    return b"%c%b%b" % (how, crc32(body).to_bytes(4), body)
+    return _header(how, crc32(body)) + body
 
 
 def unframe(doc: bytes, key: Key | None = None) -> tuple[int, memoryview]:
@@ -75,12 +91,19 @@ def unframe(doc: bytes, key: Key | None = None) -> tuple[int, memoryview]:
 
 def is_moved(doc: bytes) -> bool:
     """Whether the document stands in the blob store and `doc` only names it."""
-    return doc[:1] == b"\x03"
+    return doc.startswith(STUB)
 
 
 @lru_cache(maxsize=512)
 def _decoder(type: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(type)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _reason(error: Exception) -> str:
@@ -90,9 +113,26 @@ def _reason(error: Exception) -> str:
 def check(value: object, path: str) -> None:
     """Refuse free data that JSON cannot give back as it is. Raises Invalid with the path."""
     kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if kind is str or kind is bool or value is None or _flat(value):
         return
     _check(value, path, 1)
+
+
+def _flat(value: object) -> bool:
+    """Whether it is a dict of texts, booleans, small integers and lists of texts, as most free data is."""
+    if type(value) is not dict:
+        return False
+    for name, item in cast("dict[object, object]", value).items():
+        kind = type(item)
+        if type(name) is not str or not (
+            kind is str
+            or kind is bool
+            or item is None
+            or (kind is int and -_SMALL < cast(int, item) < _SMALL)
+            or (kind is list and {*map(type, cast("list[object]", item))} <= _TEXT)
+        ):
+            return False
+    return True
 
 
 def _check(value: object, path: str, depth: int) -> None:

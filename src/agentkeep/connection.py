@@ -7,7 +7,7 @@ from typing import Any
 
 from . import codec, schema
 from .blobs import rows as blob_rows
-from .errors import Conflict
+from .errors import Conflict, Invalid
 from .ids import Clock, Ids
 from .layers.limits import Limits
 from .layers.retry import Retry, Sleep
@@ -29,6 +29,9 @@ class Connection:
         self.sleep = sleep
         self.ids = Ids(clock)
         kinds = (schema.CATALOG, *blob_rows.KINDS, *(record.spec for record in records))
+        names = [kind.name for kind in kinds]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise Invalid(f"two records have the kind {twice[0]!r}", operation="open", hint="Rename one of them.")
         self.schema = Schema(kinds)
         self.records = {record.spec.name: record for record in records}
         self.not_ready: frozenset[tuple[str, str]] = frozenset()
@@ -71,7 +74,11 @@ class Connection:
 
     async def _agree(self, wanted: Schema) -> None:
         catalog = await self.change_catalog(lambda stored: schema.merge(stored, wanted, self.tenants))
-        for kind, index in catalog.building():
-            if not (await self.engine.dump(kind, None, 1)).rows:
-                catalog = await self.mark_ready(kind, index)
-        self.not_ready = frozenset(catalog.building())
+        ours = {(kind.name, index.name) for kind in wanted.kinds for index in kind.indexes}
+        building = ours.intersection(catalog.building())
+        for kind, index in sorted(building):
+            page = await self.engine.dump(kind, None, 1)
+            if not page.rows and page.cursor is None:
+                await self.mark_ready(kind, index)
+                building.remove((kind, index))
+        self.not_ready = frozenset(building)

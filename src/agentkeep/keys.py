@@ -23,6 +23,9 @@ END = "\x01"
 ABOVE = "~"
 """Sorts above every character a packed field can start with: pack(prefix) + ABOVE is the upper bound of a prefix."""
 
+WIDEST = 6
+"""Bytes that one character takes at most after encoding: U+DFFD to U+DFFF do."""
+
 MAX_ID = MAX_PARTITION - 2 * 64 - 2
 """Bytes an id may have before its digest stands for it: it leaves room for any tenant, so that the partition of an
 id does not depend on who asks."""
@@ -141,7 +144,7 @@ def partition(identifier: str) -> str:
     A digest starts with U+10FFFF, a code point that is no character; an id that starts with it is digested too,
     so none can pretend to be one.
     """
-    if not identifier.startswith("\U0010ffff") and (len(identifier) * 5 <= MAX_ID or size(identifier) <= MAX_ID):
+    if not identifier.startswith("\U0010ffff") and (len(identifier) * WIDEST <= MAX_ID or size(identifier) <= MAX_ID):
         return identifier
     return "\U0010ffff" + blake2b(escape(identifier).encode(), digest_size=32).hexdigest()
 

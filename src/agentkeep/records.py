@@ -34,9 +34,8 @@ import msgspec
 
 from . import codec
 from .errors import Corrupt, Invalid, Key
-from .keys import seq_of
 from .predicates import Facet
-from .waist import Append, Column, Expect, Facets, Index, IndexSpec, KindSpec, Put, Row, Scalar, ScalarType
+from .waist import ROW_COLUMNS, Append, Column, Expect, Facets, Index, IndexSpec, KindSpec, Put, Row, Scalar, ScalarType
 
 T = TypeVar("T")
 
@@ -44,7 +43,9 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns the document of one version into that of the next."""
 
 VERSION = "$v"
-"""The document's field that holds its record's version, where that is not 1."""
+"""The document's first field holds its record's version, where that is not 1."""
+
+_MARKED = b'{"$v":'
 
 
 class Stored(NamedTuple, Generic[T]):
@@ -78,12 +79,26 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
         """The document of a value. `keep` are fields of the stored document that this version does not know."""
         for name in self.free:
             codec.check(getattr(value, name), name)
-        if keep is None and self.version == 1:
-            return codec.encode(value)
-        data = cast("dict[str, Any]", msgspec.to_builtins(value))
-        if self.version > 1:
-            data[VERSION] = self.version
-        return codec.encode({**(keep or {}), **data})
+        try:
+            if not keep and self.version == 1:
+                doc = codec.encode(value)
+            else:
+                mark = {VERSION: self.version} if self.version > 1 else {}
+                doc = codec.encode({**mark, **(keep or {}), **msgspec.to_builtins(value)})
+        except TypeError as error:
+            raise Invalid(f"a {self.spec.name} cannot be kept: {error}") from None
+        self._verify(value, doc)
+        return doc
+
+    def _verify(self, value: T, doc: bytes) -> None:
+        """Refuse what would not be read as it is given: a field of another type, a number that JSON does not have."""
+        try:
+            read = codec.decode(doc, self.type)
+        except Corrupt as error:
+            raise Invalid(f"a {self.spec.name} cannot be kept: {error.message}") from None
+        if read != value:
+            path = _difference(value, read, self.spec.name)
+            raise Invalid(f"{path} would not be read as it is given", hint="JSON has no NaN, and lists for tuples.")
 
     def key(self, value: T) -> Key:
         """Where a value lives; the sort key of a log row is known only once it is appended."""
@@ -146,20 +161,23 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
 
     def decode(self, row: Row) -> T:
         """The value of a row. Raises Corrupt, with the key."""
-        value = codec.decode(row.doc, self.type, row.key) if self.version == 1 else self._upcast(row)
+        if self.version == 1 and not row.doc.startswith(_MARKED, codec.HEADER):
+            value = codec.decode(row.doc, self.type, row.key)
+        else:
+            value = self._convert(self._current(row), row)
         if self.log is not None:
-            msgspec.structs.force_setattr(cast(msgspec.Struct, value), self.log, seq_of(row.key.sort))
+            msgspec.structs.force_setattr(cast(msgspec.Struct, value), self.log, int(row.key.sort))
         return value
 
     def unknown(self, row: Row) -> dict[str, Any]:
         """The fields of a stored document that this version of the record does not know."""
-        data = codec.decode(row.doc, dict[str, Any], row.key)
-        return {name: value for name, value in data.items() if name not in self.names and name != VERSION}
+        return {name: value for name, value in self._current(row).items() if name not in self.names}
 
-    def _upcast(self, row: Row) -> T:
+    def _current(self, row: Row) -> dict[str, Any]:
+        """The stored document, brought to this version."""
         data = codec.decode(row.doc, dict[str, Any], row.key)
         version = data.pop(VERSION, 1)
-        if not isinstance(version, int) or version > self.version:
+        if type(version) is not int or not 1 <= version <= self.version:
             raise Corrupt(
                 f"the document has version {version} of {self.spec.name!r}, this agentkeep knows {self.version}",
                 key=row.key,
@@ -167,6 +185,9 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
             )
         for step in range(version, self.version):
             data = self.upcasts[step](data)
+        return data
+
+    def _convert(self, data: dict[str, Any], row: Row) -> T:
         try:
             return msgspec.convert(data, self.type)
         except msgspec.ValidationError as error:
@@ -236,17 +257,45 @@ def record_of(cls: type[T]) -> Record[T]:
     return cast("Record[T]", found)
 
 
-def _flatten(found: dict[str, Facet], path: str, value: object, depth: int) -> None:
-    if isinstance(value, dict):
-        if depth < codec.MAX_DEPTH:
-            for name, item in cast("dict[str, object]", value).items():
-                _flatten(found, f"{path}.{name}", item, depth + 1)
-    elif isinstance(value, (str, int, float)):
-        found[path] = value
-    elif isinstance(value, (list, tuple)):
-        items = tuple(one for one in cast("list[object]", value) if isinstance(one, (str, int, float)))
-        if items:
-            found[path] = items
+def _flatten(found: dict[str, Facet], path: str, value: dict[str, object], depth: int) -> None:
+    """The facets below a dict: its scalars, its lists of scalars, and those of the dicts in it, by dotted path."""
+    for name, item in value.items():
+        below = f"{path}.{name}"
+        if isinstance(item, (str, int, float)):
+            _add(found, below, item)
+        elif isinstance(item, (list, tuple)):
+            items = tuple([one for one in cast("list[object]", item) if isinstance(one, (str, int, float))])
+            if items:
+                _add(found, below, items)
+        elif isinstance(item, dict) and depth < codec.MAX_DEPTH:
+            _flatten(found, below, cast("dict[str, object]", item), depth + 1)
+
+
+def _add(found: dict[str, Facet], path: str, facet: Facet) -> None:
+    """Note a facet under a path, which {"a.b": 1} and {"a": {"b": 1}} share."""
+    there = found.get(path)
+    found[path] = facet if there is None else (*_several(there), *_several(facet))
+
+
+def _several(facet: Facet) -> tuple[Scalar, ...]:
+    return facet if isinstance(facet, tuple) else (facet,)
+
+
+def _difference(given: object, read: object, path: str) -> str:
+    """The path of the first part that differs."""
+    parts: list[tuple[str, object, object]] = []
+    if isinstance(given, msgspec.Struct) and type(read) is type(given):
+        parts = [(f".{name}", getattr(given, name), getattr(read, name)) for name in given.__struct_fields__]
+    elif isinstance(given, dict) and isinstance(read, dict):
+        there = cast("dict[object, object]", read)
+        parts = [(f".{name}", one, there.get(name)) for name, one in cast("dict[object, object]", given).items()]
+    elif isinstance(given, (list, tuple)) and type(cast(object, given)) is type(read):
+        items = zip(cast("list[object]", given), cast("list[object]", read), strict=False)
+        parts = [(f"[{number}]", one, other) for number, (one, other) in enumerate(items)]
+    for name, one, other in parts:
+        if one != other:
+            return _difference(one, other, path + name)
+    return path
 
 
 def _scalar(cls: type[Any], field: str, hint: Any) -> ScalarType:
@@ -275,13 +324,18 @@ def _is_free(hint: Any) -> bool:
 
 
 def _columns(hints: Mapping[str, Any]) -> tuple[Column, ...]:
-    found: list[Column] = []
+    """The columns of a view: one for each field of a plain type; a name that is taken gets an underscore."""
+    found: dict[str, Column] = {}
     for name, hint in hints.items():
         base = _plain_type(hint)
+        column, kind = name, "json"
         if base is int and name.endswith("_us"):
-            found.append(Column(name.removesuffix("_us") + "_at", (name,), "time"))
+            column, kind = name.removesuffix("_us") + "_at", "time"
         elif base in (str, int, float, bool):
-            found.append(Column(name, (name,), cast(Any, base.__name__)))
-        elif get_origin(base) in (dict, list, tuple) or base is Any:
-            found.append(Column(name, (name,), "json"))
-    return tuple(found)
+            kind = base.__name__
+        elif get_origin(base) not in (dict, list, tuple) and base is not Any:
+            continue
+        while column in found or column in ROW_COLUMNS:
+            column += "_"
+        found[column] = Column(column, (name,), cast(Any, kind))
+    return tuple(found.values())

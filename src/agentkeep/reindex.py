@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .blobs.rows import RowBlobs, whole
 from .connection import Connection
-from .errors import Conflict, StoreError
+from .errors import Conflict, Corrupt, StoreError
 from .layers.scope import Scope, split
 from .records import Record
 from .waist import HEAD, Batch, Index, Put, Row
@@ -18,8 +19,9 @@ PER_PAGE = 50
 async def reindex(connection: Connection, progress: Callable[[str, int], None] | None = None) -> int:
     """Go over every kind with a building index, write its rows' index values, mark it ready. Gives the rows seen.
 
-    Rows keep their revs, and a row that changes meanwhile is left to its writer. It may be stopped and run again.
-    Writers of an older version, which do not know the index, must be stopped first. `progress(kind, rows)`.
+    Rows keep their revs, a row that changes meanwhile is left to its writer, and one that does not decode is left as
+    it is. It may be stopped and run again. Writers of an older version, which do not know the index, must be stopped
+    first. `progress(kind, rows)`.
     """
     seen = 0
     pending = sorted(connection.not_ready)
@@ -41,11 +43,12 @@ async def reindex(connection: Connection, progress: Callable[[str, int], None] |
 
 
 async def _write(connection: Connection, record: Record[Any], rows: Sequence[Row]) -> None:
-    batches = [
-        Batch(row.key.partition, (await _reindexed(connection, record, row),), connection.ids())
-        for row in rows
-        if not (record.log is not None and row.key.sort == HEAD)
-    ]
+    batches: list[Batch] = []
+    for row in rows:
+        if record.log is None or row.key.sort != HEAD:
+            with suppress(Corrupt):
+                put = await _reindexed(connection, record, row)
+                batches.append(Batch(row.key.partition, (put,), connection.ids()))
     for answer in await connection.engine.commit(batches, restore=True) if batches else []:
         if isinstance(answer, StoreError) and not isinstance(answer, Conflict):
             raise answer

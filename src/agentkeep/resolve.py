@@ -106,7 +106,7 @@ def resolve(batch: Batch, found: Found, logs: Set[str] = frozenset()) -> Plan | 
     A Receipt: it had been committed before, nothing is to be written. Raises Conflict where an expectation does
     not hold, and then nothing is to be written either. `logs`, when restoring, are the names of all kinds that are
     logs: a put on one keeps its number, its rev and the greater head. A restoring batch is not remembered (it can
-    be repeated as it is), so `found.memo` is then None.
+    be repeated as it is), so `found.memo` is then None, and what a put expects also holds where its row is there.
     """
     if found.memo is not None:
         if batch.once is not None and batch.digest != found.memo.digest:
@@ -133,7 +133,7 @@ def resolve(batch: Batch, found: Found, logs: Set[str] = frozenset()) -> Plan | 
                 key = Key(op.kind, batch.partition, op.sort)
                 row = found.rows.get(key)
                 rev = None if row is None else row.rev
-                if not holds(op.expect, rev):
+                if not holds(op.expect, rev) and not (logs and isinstance(op, Put) and rev == (op.rev or batch.id)):
                     raise Conflict(key, op.expect, rev)
                 if isinstance(op, Put):
                     puts.append(_row(batch, op, op.sort, op.rev or batch.id))
@@ -162,14 +162,13 @@ def _row(batch: Batch, op: Put | Append, sort: str, rev: Rev) -> Row:
 
 
 def _extend(batch: Batch, op: Append, head: Head | None) -> Head:
-    key = Key(op.kind, batch.partition, HEAD)
     if head is None and op.expect == "exists":
-        raise Conflict(key, "exists", None, "sealed")
+        raise Conflict(Key(op.kind, batch.partition, HEAD), "exists", None, "sealed")
     head = head or Head()
     if head.sealed:
-        raise Conflict(key, op.expect, head.seq, "sealed")
+        raise Conflict(Key(op.kind, batch.partition, HEAD), op.expect, head.seq, "sealed")
     if op.after is not None and op.after != head.seq:
-        raise Conflict(key, op.after, head.seq, "after")
+        raise Conflict(Key(op.kind, batch.partition, HEAD), op.after, head.seq, "after")
     return Head(head.seq + 1, head.floor, False)
 
 

@@ -1,6 +1,7 @@
 """The catalog: what a database holds, compared with what a store wants, on every engine alike.
 
-It is one row of the kind `catalog`. New kinds and new indexes are added; nothing is dropped. An index that is added
+It is one row of the kind `catalog`. New kinds and new indexes are added; nothing is dropped, what a store does not
+know stays as it is. An index that is added
 to a kind which already has rows is `building` until `Store.reindex()` has gone over them, and is not read before.
 """
 

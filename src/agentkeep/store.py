@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from random import random
@@ -14,6 +14,8 @@ import msgspec
 
 from . import codec, schema, urls
 from .blobs import rows as blob_rows
+from .blobs.bodies import INLINE as INLINE
+from .blobs.bodies import Bodies, large_ones
 from .connection import Connection
 from .errors import Closed, Conflict, Contention, Corrupt, IndexNotReady, Invalid, Key, NotFound, StoreError
 from .ids import DAY, Clock, Ids, system_clock
@@ -22,15 +24,15 @@ from .layers.scope import Scope, checked_tenant
 from .pages import Page
 from .predicates import Where, evaluate, parse
 from .records import Record, Stored, record_of
-from .waist import Append, Batch, Delete, Engine, Expect, Op, Put, Receipt, Row, Scalar, Scan
+from .waist import Batch, Delete, Engine, Expect, Op, Receipt, Row, Scalar, Scan
 
 if TYPE_CHECKING:
     from .features.conversations import Conversations
 
 T = TypeVar("T")
 
-INLINE = 200_000
-"""Bytes of a document above which it moves to the blob store: a row stays under the floor with its index and facets."""
+PER_PAGE = 1_000
+"""The most rows that one call of an engine gives: the limit of `layers.limits`."""
 
 
 class Store:
@@ -122,11 +124,14 @@ class Store:
     @property
     def engine(self) -> Engine:
         """The engine with its layers. Raises Closed, and Invalid without a scope where tenants are required."""
+        self._usable()
+        return self._scoped
+
+    def _usable(self) -> None:
         if not self._connection.is_open:
             raise Closed("the store is not open", hint="Use `async with Store.open(...)`, or await it.")
         if self._tenant is None and self._connection.tenants == "required":
             raise Invalid("this store has tenants", hint="Use store.scope(tenant=...).")
-        return self._scoped
 
     @property
     def connection(self) -> Connection:
@@ -159,6 +164,10 @@ class Store:
         return blob_rows.RowBlobs(self._scoped, self.ids, self.clock)
 
     @cached_property
+    def _bodies(self) -> Bodies:
+        return Bodies(self._scoped, self.blobs, self.ids)
+
+    @cached_property
     def conversations(self) -> Conversations:
         """Conversations: events in order, state, handoffs, context."""
         from .features.conversations import Conversations
@@ -183,8 +192,10 @@ class Store:
         """
         batch = Batch(partition, tuple(ops), self.ids(), once, digest)
         old = [moved.blob for row in replaced if (moved := blob_rows.moved(row)) is not None] if replaced else []
-        if old or _is_large(batch):
-            return await self._commit_large(batch, old)
+        large = large_ones(batch)
+        if old or large:
+            self._usable()
+            return await self._bodies.commit(batch, large, old)
         (answer,) = await self.engine.commit((batch,))
         if isinstance(answer, StoreError):
             raise answer
@@ -198,81 +209,25 @@ class Store:
         answers: list[Receipt | StoreError] = []
         small: list[Batch] = []
         for batch in batches:
-            if not _is_large(batch):
+            large = large_ones(batch)
+            if not large:
                 small.append(batch)
                 continue
             answers += await self.engine.commit(small, restore=restore) if small else []
             small = []
             try:
-                answers.append(await self._commit_large(batch, [], restore))
+                answers.append(await self._bodies.commit(batch, large, restore=restore))
             except StoreError as error:
                 answers.append(error)
         return answers + (await self.engine.commit(small, restore=restore) if small else [])
 
-    async def _commit_large(self, batch: Batch, old: Sequence[str], restore: bool = False) -> Receipt:
-        """Write large bodies, then the batch with what names them, then drop the bodies that it replaced."""
-        ops: list[Op] = []
-        manifests: list[Op] = []
-        written: list[str] = []
-        for op in batch.ops:
-            if not isinstance(op, (Put, Append)) or len(op.doc) <= INLINE:
-                ops.append(op)
-                continue
-            blob = self.ids()
-            await self.blobs.write(blob, op.doc, batch.partition)
-            written.append(blob)
-            stub = codec.frame(codec.MOVED, msgspec.json.encode(blob_rows.Moved(blob, len(op.doc))))
-            ops.append(msgspec.structs.replace(op, doc=stub))
-            manifest = blob_rows.Manifest(len(op.doc), op.kind)
-            manifests.append(Put(blob_rows.MANIFEST.name, blob, codec.encode(manifest)))
-        whole = msgspec.structs.replace(batch, ops=(*ops, *manifests))
-        (answer,) = await self.engine.commit((whole,), restore=restore)
-        if isinstance(answer, StoreError):
-            if answer.outcome == "none":
-                await self._drop(batch.partition, written)
-            raise answer
-        if answer.id == batch.id:
-            for blob in written:
-                await self.blobs.confirm(blob)
-            await self._drop(batch.partition, old)
-        else:
-            await self._drop(batch.partition, written)
-        return Receipt(answer.id, answer.seqs[: len(ops)], answer.replayed)
-
-    async def _drop(self, partition: str, blobs: Iterable[str]) -> None:
-        """Remove bodies, then their manifests: broken off in between, `collect` finds the rest."""
-        for blob in blobs:
-            await self.blobs.delete(blob)
-            (answer,) = await self.engine.commit(
-                [Batch(partition, (Delete(blob_rows.MANIFEST.name, blob),), self.ids())]
-            )
-            if isinstance(answer, StoreError):
-                raise answer
-
     async def collect(self, partition: str) -> int:
         """Remove the large bodies of a partition that none of its rows names any more. Gives their number.
 
-        Manifests are listed before rows: a body whose row comes later is in neither list.
+        Bodies named by kinds that this store does not know stay.
         """
-        kind = blob_rows.MANIFEST.name
-        manifests = {row.key.sort: row async for row in self._rows(Scan(kind, prefix=(partition,)))}
-        named: set[str] = set()
-        for kind in {codec.decode(row.doc, blob_rows.Manifest, row.key).kind for row in manifests.values()}:
-            async for row in self._rows(Scan(kind, prefix=(partition,))):
-                if (stub := blob_rows.moved(row)) is not None:
-                    named.add(stub.blob)
-        dead = [blob for blob in manifests if blob not in named]
-        await self._drop(partition, dead)
-        return len(dead)
-
-    async def _rows(self, scan: Scan) -> AsyncIterator[Row]:
-        while True:
-            page = await self.engine.scan(scan)
-            for row in page.rows:
-                yield row
-            if page.cursor is None:
-                return
-            scan = msgspec.structs.replace(scan, after=page.cursor)
+        self._usable()
+        return await self._bodies.collect(partition, self._connection.records.keys())
 
     # --- typed reading ---
 
@@ -283,8 +238,25 @@ class Store:
 
     async def get_row(self, key: Key) -> Row | None:
         """A row, its document whole wherever it lies."""
-        (row,) = await self.engine.get((key,))
-        return row if row is None else await self.whole(row)
+        found = await self.get_stored(key)
+        return None if found is None else found[1]
+
+    async def get_stored(self, key: Key) -> tuple[Row, Row] | None:
+        """A row as it is stored and with its document whole, or None. Raises Corrupt.
+
+        A body that is missing because its row was changed meanwhile is no damage: the row is read again.
+        """
+        missed = ""
+        while True:
+            (row,) = await self.engine.get((key,))
+            if row is None:
+                return None
+            try:
+                return row, await self.whole(row)
+            except Corrupt:
+                if row.rev == missed:
+                    raise
+                missed = row.rev
 
     async def scan(
         self,
@@ -316,24 +288,38 @@ class Store:
             raise IndexNotReady(
                 f"the index {scan.index!r} of {scan.kind!r} is being built", hint="Run Store.reindex() to finish it."
             )
-        wanted, rows = scan.limit, list[Row]()
+        if scan.where is None:
+            page = await self.engine.scan(scan)
+            return Page(page.rows, page.cursor)
+        rows: list[Row] = []
+        missing = scan.limit
         while True:
             page = await self.engine.scan(scan)
-            rows += page.rows if scan.where is None else [r for r in page.rows if evaluate(scan.where, r.facets)]
+            kept = [at for at, row in enumerate(page.rows) if evaluate(scan.where, row.facets)]
+            if len(kept) > missing:
+                # Read too far, for an engine that leaves filters to core: again, up to the last row wanted.
+                scan = msgspec.structs.replace(scan, limit=kept[missing - 1] + 1)
+                continue
+            rows += [page.rows[at] for at in kept]
+            missing -= len(kept)
             # A page that is short and goes on has spent the budget; a full one has looked at least at its rows.
-            spent = len(page.rows) if len(page.rows) == scan.limit else scan.budget
-            if page.cursor is None or len(rows) == wanted or spent >= scan.budget:
+            left = scan.budget - len(page.rows) if len(page.rows) == scan.limit else 0
+            if page.cursor is None or not missing or left <= 0:
                 return Page(rows, page.cursor)
-            left = scan.budget - spent
-            scan = msgspec.structs.replace(scan, limit=wanted - len(rows), after=page.cursor, budget=left)
+            further = min(max(missing, 4 * scan.limit), PER_PAGE, left)
+            scan = msgspec.structs.replace(scan, limit=further, after=page.cursor, budget=left)
 
     async def decode(self, record: Record[T], rows: Sequence[Row], cursor: str | None) -> Page[T]:
         """Rows as records: a row that does not decode is named in the page's `corrupt`."""
         items: list[T] = []
         corrupt: list[Corrupt] = []
+        decode = record.decode
         for row in rows:
             try:
-                items.append(record.decode(await self.whole(row) if codec.is_moved(row.doc) else row))
+                if not row.doc.startswith(codec.STUB):
+                    items.append(decode(row))
+                elif (whole := await self._whole_now(row)) is not None:
+                    items.append(decode(whole))
             except Corrupt as error:
                 corrupt.append(error)
         return Page(items, cursor, corrupt)
@@ -350,54 +336,63 @@ class Store:
         budget: int = 10_000,
     ) -> tuple[int, bool]:
         """(n, exact): how many records a scan finds; not exact where the budget, in rows looked at, ended it."""
-        scan = Scan(record_of(type).spec.name, index, prefix, lo, hi, limit=min(1_000, budget), where=parse(where))
-        total, looked = 0, 0
+        scan = Scan(record_of(type).spec.name, index, prefix, lo, hi, where=parse(where))
+        total = 0
         while True:
-            page = await self.scan_rows(msgspec.structs.replace(scan, budget=budget - looked))
+            look = min(PER_PAGE, budget)
+            page = await self.scan_rows(msgspec.structs.replace(scan, limit=look, budget=look))
             total += len(page)
-            if page.cursor is None:
-                return total, True
-            looked += len(page) if len(page) == scan.limit else budget
-            if looked >= budget:
-                return total, False
+            budget -= look
+            if page.cursor is None or budget <= 0:
+                return total, page.cursor is None
             scan = msgspec.structs.replace(scan, after=page.cursor)
 
     async def whole(self, row: Row) -> Row:
         """The row with its document, wherever that lies. Raises Corrupt where the body is not whole."""
         return await blob_rows.whole(self.blobs, row)
 
+    async def _whole_now(self, row: Row) -> Row | None:
+        """The row as `whole` gives it, or as it is by now where its body is gone; None where it is gone too."""
+        try:
+            return await self.whole(row)
+        except Corrupt:
+            return await self.get_row(row.key)
+
     # --- typed writing ---
 
     async def put(self, value: object, *, expect: Expect = "any") -> Receipt:
-        """Write a record. Raises Conflict where it is not as expected."""
+        """Write a record; a large body that it replaces is removed. Raises Conflict where it is not as expected."""
         record = record_of(type(value))
-        return await self.commit(record.key(value).partition, [record.put(value, expect)])
+        key, op = record.key(value), record.put(value, expect)
+        replaced = [] if expect == "absent" else [row for row in await self.engine.get((key,)) if row is not None]
+        return await self.commit(key.partition, [op], replaced=replaced)
 
     async def delete(self, type: type[Any], partition: str, sort: str = "", *, expect: Expect = "any") -> Receipt:
-        """Delete a record and its large body."""
+        """Delete a record and its large body. Raises Conflict where it is not as expected."""
         key = Key(record_of(type).spec.name, partition, sort)
-        (row,) = await self.engine.get((key,))
-        ops = [Delete(key.kind, key.sort, row.rev if row is not None and expect == "any" else expect)]
-        return await self.commit(partition, ops, replaced=[] if row is None else [row])
+        replaced = [row for row in await self.engine.get((key,)) if row is not None]
+        return await self.commit(partition, [Delete(key.kind, key.sort, expect)], replaced=replaced)
 
     async def update(self, type: type[T], partition: str, sort: str, change: Callable[[T], T]) -> Stored[T]:
         """Read, change, compare and set, again until it holds: no update is lost.
 
-        `change` is called once per try with the stored value and returns the new one. Fields that this version does
-        not know are kept. Raises NotFound, Contention after 64 tries.
+        `change` is called once per try with the stored value and returns the new one, under the same key. Fields
+        that this version does not know are kept. Raises NotFound, Contention after 64 tries.
         """
         record = record_of(type)
         key = Key(record.spec.name, partition, sort)
 
         async def attempt() -> Stored[T]:
-            (row,) = await self.engine.get((key,))
-            if row is None:
+            found = await self.get_stored(key)
+            if found is None:
                 raise NotFound("there is nothing to update", key=key, operation="update")
-            whole = await self.whole(row)
+            row, whole = found
             value = record.decode(whole)
             changed = change(value)
             if changed == value:
                 return Stored(value, row.rev)
+            if record.key(changed) != record.key(value):
+                raise Invalid("an update keeps the key of a record", key=key, operation="update")
             op = record.put(changed, row.rev, keep=record.unknown(whole), sort=sort if record.log else None)
             receipt = await self.commit(partition, [op], replaced=[row])
             return Stored(changed, receipt.id)
@@ -425,20 +420,12 @@ class Store:
         return await reindex(self._connection, progress)
 
     async def sweep(self, older_than: int = DAY, limit: int = 100) -> int:
-        """Remove large bodies that no row names, begun longer ago than a time in microseconds. Gives their number."""
-        removed = 0
-        for blob, owner in await self.blobs.orphans(self.clock() - older_than, limit):
-            (manifest,) = await self.engine.get((Key("blob", owner, blob),))
-            if manifest is None:
-                await self.blobs.delete(blob)
-                removed += 1
-            else:
-                await self.blobs.confirm(blob)
-        return removed
+        """Remove large bodies that no row names, begun longer ago than a time in microseconds. Gives their number.
 
-
-def _is_large(batch: Batch) -> bool:
-    return any(isinstance(op, (Put, Append)) and len(op.doc) > INLINE for op in batch.ops)
+        `older_than` must be longer than any write takes: a body is written before the row that names it.
+        """
+        self._usable()
+        return await self._bodies.sweep(self.clock() - older_than, limit)
 
 
 def url_from_env(variable: str) -> str:
@@ -450,5 +437,5 @@ def url_from_env(variable: str) -> str:
 
 
 def digest_of(*parts: object) -> bytes:
-    """16 bytes that tell two uses of an idempotency key apart: of what the caller passed, as JSON."""
-    return blake2b(codec.encode(parts), digest_size=16).digest()
+    """16 bytes that tell two uses of an idempotency key apart: of what the caller passed, in any order of its names."""
+    return blake2b(codec.encode(parts, sort=True), digest_size=16).digest()

@@ -16,6 +16,7 @@ from .bridge import Bridge, SyncListing
 from .errors import Key, StoreError
 from .features.conversations import conversation as _conversation
 from .features.conversations import conversations as _conversations
+from .features.conversations.content import Content
 from .features.conversations.conversation import New
 from .features.conversations.records import Activity, ConversationRecord, Event, State, Status
 from .features.conversations.window import CONTEXT_TYPES, Context, Tokens, estimate
@@ -144,7 +145,7 @@ class Store:
     def collect(self, partition: str) -> int:
         """Remove the large bodies of a partition that none of its rows names any more. Gives their number.
 
-        Manifests are listed before rows: a body whose row comes later is in neither list.
+        Bodies named by kinds that this store does not know stay.
         """
         return self._bridge.run(self._inner.collect(partition))
 
@@ -206,18 +207,18 @@ class Store:
         )
 
     def put(self, value: object, *, expect: Expect = "any") -> Receipt:
-        """Write a record. Raises Conflict where it is not as expected."""
+        """Write a record; a large body that it replaces is removed. Raises Conflict where it is not as expected."""
         return self._bridge.run(self._inner.put(value, expect=expect))
 
     def delete(self, type: type[Any], partition: str, sort: str = "", *, expect: Expect = "any") -> Receipt:
-        """Delete a record and its large body."""
+        """Delete a record and its large body. Raises Conflict where it is not as expected."""
         return self._bridge.run(self._inner.delete(type, partition, sort, expect=expect))
 
     def update(self, type: type[T], partition: str, sort: str, change: Callable[[T], T]) -> Stored[T]:
         """Read, change, compare and set, again until it holds: no update is lost.
 
-        `change` is called once per try with the stored value and returns the new one. Fields that this version does
-        not know are kept. Raises NotFound, Contention after 64 tries.
+        `change` is called once per try with the stored value and returns the new one, under the same key. Fields
+        that this version does not know are kept. Raises NotFound, Contention after 64 tries.
         """
         return self._bridge.run(self._inner.update(type, partition, sort, change))
 
@@ -226,7 +227,10 @@ class Store:
         return self._bridge.run(self._inner.reindex(progress))
 
     def sweep(self, older_than: int = DAY, limit: int = 100) -> int:
-        """Remove large bodies that no row names, begun longer ago than a time in microseconds. Gives their number."""
+        """Remove large bodies that no row names, begun longer ago than a time in microseconds. Gives their number.
+
+        `older_than` must be longer than any write takes: a body is written before the row that names it.
+        """
         return self._bridge.run(self._inner.sweep(older_than, limit))
 
 
@@ -373,11 +377,16 @@ class Conversation:
         )
 
     def append_many(
-        self, events: Sequence[New | Mapping[str, Any] | str], *, key: str | None = None, after: int | None = None
+        self,
+        events: Sequence[New | Mapping[str, Any] | Content | str],
+        *,
+        key: str | None = None,
+        after: int | None = None,
     ) -> list[Event]:
         """Append up to 45 events as one: all are there or none, and their indexes follow each other.
 
-        Each is a `New`, a mapping with its fields, or a text. `key` and `after` are as in `append`.
+        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key` and `after` are as
+        in `append`.
         """
         return self._bridge.run(self._inner.append_many(events, key=key, after=after))
 
@@ -433,7 +442,8 @@ class Conversation:
     ) -> Context:
         """The longest end of the conversation that fits a model, a tool call never without its results.
 
-        `tokens` counts an event in tokens of your model; the default estimates four characters a token.
+        `tokens` counts an event in tokens of your model; the default estimates four characters a token. It looks no
+        further back than 10,000 events without one of these types.
         """
         return self._bridge.run(self._inner.context(max_tokens=max_tokens, tokens=tokens, types=types, before=before))
 
@@ -461,10 +471,19 @@ class Conversation:
         return self._bridge.run(self._inner.set_state(active_agent=active_agent, phase=phase, data=data, change=change))
 
     def handoff(
-        self, to: str, *, reason: str | None = None, phase: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        to: str,
+        *,
+        reason: str | None = None,
+        phase: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        key: str | None = None,
     ) -> Event:
-        """Pass the conversation to another agent: the state and the event that says so are one write."""
-        return self._bridge.run(self._inner.handoff(to, reason=reason, phase=phase, metadata=metadata))
+        """Pass the conversation to another agent: the state and the event that says so are one write.
+
+        `key` makes it idempotent, as in `append`.
+        """
+        return self._bridge.run(self._inner.handoff(to, reason=reason, phase=phase, metadata=metadata, key=key))
 
     def refresh(self) -> ConversationRecord:
         """Read the record again. Raises NotFound where the conversation was deleted."""
@@ -505,7 +524,7 @@ class Conversation:
 
         Events keep their indexes. Its state is that of now where `at` is the end; else who is active is what the
         copied handoffs say. Called again with the same `id` it goes on where it broke off. Raises Invalid for an
-        index beyond the end.
+        index beyond the end and for the id of a deleted conversation, Conflict where another one has the id.
         """
         found = self._bridge.run(self._inner.fork(at=at, id=id))
         return Conversation(found, self._bridge)

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -15,6 +14,9 @@ import msgspec
 from .errors import Invalid, MissingExtra
 from .ids import Clock, system_clock
 from .waist import Engine
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 GROUP = "agentkeep.engines"
 """The entry point group of third-party engines: scheme = "package.module"."""
@@ -110,7 +112,7 @@ def options(url: Url, known: type[msgspec.Struct]) -> msgspec.Struct:
 
 def schemes() -> list[str]:
     """Every scheme that can be opened here, third-party ones included."""
-    return sorted({*_BUILTIN, *entry_points(group=GROUP).names})
+    return sorted({*_BUILTIN, *_entry_points().names})
 
 
 def _module(scheme: str) -> EngineModule:
@@ -122,11 +124,17 @@ def _module(scheme: str) -> EngineModule:
             if error.name is None or error.name.startswith("agentkeep"):
                 raise
             raise MissingExtra(f"{scheme}://", extra) from error
-    for point in entry_points(group=GROUP, name=scheme):
+    for point in _entry_points().select(name=scheme):
         return cast(EngineModule, point.load())
     near = get_close_matches(scheme, schemes(), 1, 0.5)
     hint = f"Did you mean {near[0]}://?" if near else f"There is: {', '.join(schemes())}."
     raise Invalid(f"no engine opens {scheme}:// URLs", operation="open", hint=hint)
+
+
+def _entry_points() -> EntryPoints:
+    from importlib.metadata import entry_points  # slow to import, and needed by third-party schemes alone
+
+    return entry_points(group=GROUP)
 
 
 def _query(text: str) -> tuple[tuple[str, str], ...]:

@@ -210,8 +210,15 @@ class IndexSpec(msgspec.Struct, frozen=True):
     types: tuple[ScalarType, ...]
 
 
+ROW_COLUMNS = ("partition", "sort", "seq", "rev", "document")
+"""The columns that a view has of every kind."""
+
+
 class Column(msgspec.Struct, frozen=True):
-    """A typed column of the view that people and BI tools read: a JSON path in the document."""
+    """A typed column of the view that people and BI tools read: a JSON path in the document.
+
+    Its name is none of ROW_COLUMNS, and no other column's of the kind.
+    """
 
     name: str
     path: tuple[str, ...]

@@ -3,11 +3,13 @@
     blob_chunk     partition = blob id, log        256 KiB of the body each
     blob_upload    partition = blob id             there from before the first chunk until the body is confirmed
 
-The manifest, which says that a body is complete and whose it is, is a row of kind `blob` that the store commits in
-the batch of the row that names the body: it is written last, and never without its parent.
+The manifest, which says that bodies are complete and whose they are, is a row of kind `blob` that the store commits
+in the batch of the rows that name the bodies: it is written last, and never without its parents.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -38,18 +40,19 @@ class RowBlobs:
         self._clock = clock
 
     async def write(self, blob: str, body: bytes | memoryview, owner: str) -> None:
-        """Note the upload, then write the chunks in order."""
-        note = msgspec.json.encode(keys.escape(owner))
-        await self._commit(blob, Put("blob_upload", "", note, {"by_time": ("open", self._clock())}))
+        """Note the upload with the first chunks, then write the others in order."""
+        text = msgspec.json.encode(keys.escape(owner))
+        note: list[Op] = [Put("blob_upload", "", text, {"by_time": ("open", self._clock())})]
         view = memoryview(body)
-        chunks = [view[at : at + CHUNK] for at in range(0, len(view), CHUNK)]
-        for first in range(0, len(chunks), PER_BATCH):
-            appends = [Append("blob_chunk", bytes(chunk)) for chunk in chunks[first : first + PER_BATCH]]
-            await self._commit(blob, *appends)
+        for first in range(0, len(view), PER_BATCH * CHUNK):
+            part = view[first : first + PER_BATCH * CHUNK]
+            appends = [Append("blob_chunk", bytes(part[at : at + CHUNK])) for at in range(0, len(part), CHUNK)]
+            await self._commit([Batch(blob, (*note, *appends), self._ids())])
+            note = []
 
-    async def confirm(self, blob: str) -> None:
-        """Drop the note of the upload."""
-        await self._commit(blob, Delete("blob_upload", ""))
+    async def confirm(self, blobs: Sequence[str]) -> None:
+        """Drop the notes of the uploads."""
+        await self._commit([Batch(blob, (Delete("blob_upload", ""),), self._ids()) for blob in blobs])
 
     async def read(self, blob: str) -> bytes | None:
         """All chunks in order, joined."""
@@ -62,10 +65,10 @@ class RowBlobs:
             if after is None:
                 return b"".join(parts) if parts else None
 
-    async def delete(self, blob: str) -> None:
-        """Hide the chunks at once, then remove them in batches, then the note."""
-        await self._commit(blob, Trim("blob_chunk", None, sealed=True))
-        await self._commit(blob, Delete("blob_upload", ""))
+    async def delete(self, blobs: Sequence[str]) -> None:
+        """Hide the chunks, which the engine then removes in small steps, and drop the notes."""
+        ops = Trim("blob_chunk", None, sealed=True), Delete("blob_upload", "")
+        await self._commit([Batch(blob, ops, self._ids()) for blob in blobs])
 
     async def orphans(self, before: int, limit: int) -> list[tuple[str, str]]:
         """The oldest open uploads."""
@@ -73,10 +76,10 @@ class RowBlobs:
         page = await self._engine.scan(scan)
         return [(row.key.partition, keys.unescape(msgspec.json.decode(row.doc, type=str))) for row in page.rows]
 
-    async def _commit(self, blob: str, *ops: Op) -> None:
-        (answer,) = await self._engine.commit([Batch(blob, ops, self._ids())])
-        if isinstance(answer, StoreError):
-            raise answer
+    async def _commit(self, batches: Sequence[Batch]) -> None:
+        for answer in await self._engine.commit(batches) if batches else []:
+            if isinstance(answer, StoreError):
+                raise answer
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -87,10 +90,19 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The row that makes a body complete: its size, and the kind of the row that names it."""
+    """The row that makes the bodies of one batch complete: for each the kind of the row that names it."""
 
-    size: int
-    kind: str
+    bodies: dict[str, str]
+
+
+def name(upload: str, number: int) -> str:
+    """The id of one body of an upload, whose own id is the sort key of its manifest."""
+    return f"{upload}.{number}"
+
+
+def upload_of(blob: str) -> str:
+    """The upload that a body belongs to."""
+    return blob.partition(".")[0]
 
 
 def moved(row: Row) -> Moved | None:
@@ -98,7 +110,10 @@ def moved(row: Row) -> Moved | None:
     if not codec.is_moved(row.doc):
         return None
     _, body = codec.unframe(row.doc, row.key)
-    return msgspec.json.decode(body, type=Moved)
+    try:
+        return msgspec.json.decode(body, type=Moved)
+    except msgspec.DecodeError:
+        raise Corrupt("what stands for the moved body does not decode", key=row.key) from None
 
 
 async def whole(blobs: Blobs, row: Row) -> Row:

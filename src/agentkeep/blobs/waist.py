@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -12,16 +13,16 @@ class Blobs(Protocol):
         """Store a body for a partition, its owner. Raises StoreError: it is then not there, or an orphan."""
         ...
 
-    async def confirm(self, blob: str) -> None:
-        """A committed row names the body now: it is no longer an orphan."""
+    async def confirm(self, blobs: Sequence[str]) -> None:
+        """Committed rows name these bodies now: they are no longer orphans."""
         ...
 
     async def read(self, blob: str) -> bytes | None:
         """The body, or None where there is none."""
         ...
 
-    async def delete(self, blob: str) -> None:
-        """Remove a body; no error where there is none."""
+    async def delete(self, blobs: Sequence[str]) -> None:
+        """Remove bodies; no error where there is none."""
         ...
 
     async def orphans(self, before: int, limit: int) -> list[tuple[str, str]]:

@@ -50,6 +50,8 @@ class Dialect(NamedTuple):
     """A comparison on the column `facets` as SQL, its values bound by the function given; None: core does it."""
     json_value: Callable[[str, Column], str]
     """A column of a kind's view as an SQL expression over the table named."""
+    facet_index: bool = False
+    """Facets of listed kinds have an index, which finds rows by "eq" and "in"."""
 
 
 class Tables(NamedTuple):
@@ -183,11 +185,25 @@ def scan_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) 
     if pushed is None:
         args.append(min(scan.limit, scan.budget))
         return Reading((f"SELECT {wanted} {base} LIMIT {d.mark(len(args))}", args), None)
+    if _found_by_facets(d, kind, scan):
+        args.append(scan.limit)
+        found = f"FROM {names.of(kind.name)} t WHERE {where} AND {pushed} ORDER BY {order}"
+        return Reading((f"SELECT {wanted} {found} LIMIT {d.mark(len(args))}", args), None)
     window = f"SELECT {wanted} {base} LIMIT {scan.budget:d}"
     args.append(scan.limit)
     rows = f"SELECT * FROM ({window}) t WHERE {pushed} ORDER BY {order} LIMIT {d.mark(len(args))}"
     place = f"partition, {sort_column(kind)}{extra}"
     return Reading((rows, args), (f"SELECT {place} {base} LIMIT 1 OFFSET {scan.budget - 1:d}", ranged))
+
+
+def _found_by_facets(d: Dialect, kind: KindSpec, scan: Scan) -> bool:
+    if not (d.facet_index and kind.listed) or scan.index is not None or scan.prefix:
+        return False
+    parts = scan.where.parts if isinstance(scan.where, All) else (scan.where,)
+    return any(
+        isinstance(part, Compare) and part.op in ("eq", "in") and d.filter(part, lambda _: "?") is not None
+        for part in parts
+    )
 
 
 def looked_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Query:

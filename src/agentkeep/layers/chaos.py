@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeAlias, TypeVar
 
-from ..errors import Contention, Key, StoreError, Unavailable
+from ..errors import Contention, Key, Outcome, StoreError, Unavailable
 from ..waist import Batch, Engine, Page, Receipt, Row, Scan, Schema
 
 T = TypeVar("T")
@@ -55,9 +55,10 @@ class Chaos:
         self.calls += 1
         if fault == "contention":
             raise Contention("chaos", engine="chaos", operation=operation)
+        outcome: Outcome = "unknown" if operation == "commit" else "none"
         if fault == "before":
-            raise Unavailable("chaos: lost before it arrived", engine="chaos", operation=operation, outcome="unknown")
+            raise Unavailable("chaos: lost before it arrived", engine="chaos", operation=operation, outcome=outcome)
         answer = await call()
         if fault == "after":
-            raise Unavailable("chaos: the reply was lost", engine="chaos", operation=operation, outcome="unknown")
+            raise Unavailable("chaos: the reply was lost", engine="chaos", operation=operation, outcome=outcome)
         return answer

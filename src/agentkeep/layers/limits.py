@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import Invalid, Key, StoreError, TooLarge
-from ..keys import pack, seq_sort, size
+from ..keys import WIDEST, pack, seq_sort, size
 from ..predicates import Facet
 from ..resolve import validate
 from ..waist import (
@@ -124,38 +124,40 @@ class Limits:
             if not isinstance(op, (Append, Trim)):
                 _fits("a sort key", op.sort, MAX_SORT)
             if isinstance(op, (Put, Append)):
-                total += self._row_size(batch, op)
+                try:
+                    total += self._row_size(batch, op)
+                except (Invalid, TooLarge) as error:
+                    error.key = Key(op.kind, batch.partition, op.sort if isinstance(op, Put) else _ANY_SEQ)
+                    raise
         if total > MAX_BATCH:
             raise TooLarge("a batch", limit=MAX_BATCH, size=total, hint="Commit it as several.")
 
     def _row_size(self, batch: Batch, op: Put | Append) -> int:
         """The bytes of a row: counted exactly only where they may matter."""
-        sort = op.sort if isinstance(op, Put) else _ANY_SEQ
-        key = Key(op.kind, batch.partition, sort)
         total = len(op.doc)
         if op.index:
-            total += self._index_size(key, op)
+            total += self._index_size(op)
         if op.facets:
-            total += _facets_size(key, op.facets)
+            total += facets_size(op.facets)
         if total > MAX_ROW - MAX_PARTITION - MAX_SORT:
-            total += size(batch.partition) + size(sort)
+            total += size(batch.partition) + size(op.sort if isinstance(op, Put) else _ANY_SEQ)
             if total > MAX_ROW:
-                raise TooLarge("a row", limit=MAX_ROW, size=total, key=key)
+                raise TooLarge("a row", limit=MAX_ROW, size=total)
         return total
 
-    def _index_size(self, key: Key, op: Put | Append) -> int:
+    def _index_size(self, op: Put | Append) -> int:
         known = {spec.name: spec for spec in self._kinds[op.kind].indexes}
         total = 0
         for name, values in op.index.items():
             spec = known.get(name)
             if spec is None:
-                raise Invalid(f"kind {op.kind!r} has no index {name!r}", key=key)
+                raise Invalid(f"kind {op.kind!r} has no index {name!r}")
             if len(values) != len(spec.fields):
-                raise Invalid(f"index {name!r} takes {len(spec.fields)} values, {len(values)} were given", key=key)
-            _typed(spec, values, key)
+                raise Invalid(f"index {name!r} takes {len(spec.fields)} values, {len(values)} were given")
+            _typed(spec, values)
             length = len(pack(values).encode())
             if length > MAX_INDEX:
-                raise TooLarge(f"the values of index {name!r}", limit=MAX_INDEX, size=length, key=key)
+                raise TooLarge(f"the values of index {name!r}", limit=MAX_INDEX, size=length)
             total += length
         return total
 
@@ -176,42 +178,45 @@ class Limits:
                 f"a scan of index {spec.name!r} fixes its first field at least, and ranges over the one after",
                 operation="scan",
             )
-        _typed(spec, scan.prefix, None)
+        _typed(spec, scan.prefix)
         for bound in bounds:
-            _typed(spec, (*scan.prefix, bound), None)
+            _typed(spec, (*scan.prefix, bound))
 
 
-def _typed(spec: IndexSpec, values: Sequence[Scalar], key: Key | None) -> None:
+def _typed(spec: IndexSpec, values: Sequence[Scalar]) -> None:
     for field, wanted, value in zip(spec.fields, spec.types, values, strict=False):
         if type(value) is not _TYPES[wanted]:
-            raise Invalid(f"index {spec.name!r}: {field!r} is {wanted}, not {type(value).__name__}", key=key)
+            raise Invalid(f"index {spec.name!r}: {field!r} is {wanted}, not {type(value).__name__}")
 
 
 def _fits(what: str, text: str, limit: int, hint: str = "") -> None:
-    """Raises TooLarge. No character takes more than 5 bytes, so most texts need no counting."""
-    if len(text) * 5 > limit and (length := size(text)) > limit:
+    """Raises TooLarge. Most texts are so short that they need no counting."""
+    if len(text) * WIDEST > limit and (length := size(text)) > limit:
         raise TooLarge(what, limit=limit, size=length, hint=hint)
 
 
-def _facets_size(key: Key, facets: Facets) -> int:
+def facets_size(facets: Facets) -> int:
+    """The bytes of facets. Raises TooLarge, and Invalid for a number that is not finite."""
     if len(facets) > MAX_FACETS:
-        raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", key=key, hint=_FACETS_HINT)
+        raise TooLarge("the facets", limit=MAX_FACETS, size=len(facets), unit="paths", hint=_FACETS_HINT)
     rough = 0
     for path, value in facets.items():
-        rough += len(path) + (len(value) if type(value) is str else _value_size(path, value, key, len))
-    if rough * 5 <= MAX_FACET_BYTES:
+        rough += len(path) + (
+            len(value) if type(value) is str else 8 if type(value) is int else _value_size(path, value, len)
+        )
+    if rough * WIDEST <= MAX_FACET_BYTES:
         return rough
-    total = sum(size(path) + _value_size(path, value, key, size) for path, value in facets.items())
+    total = sum(size(path) + _value_size(path, value, size) for path, value in facets.items())
     if total > MAX_FACET_BYTES:
-        raise TooLarge("the facets", limit=MAX_FACET_BYTES, size=total, key=key, hint=_FACETS_HINT)
+        raise TooLarge("the facets", limit=MAX_FACET_BYTES, size=total, hint=_FACETS_HINT)
     return total
 
 
-def _value_size(path: str, value: Facet, key: Key, measure: Callable[[str], int]) -> int:
+def _value_size(path: str, value: Facet, measure: Callable[[str], int]) -> int:
     total = 0
     for one in value if isinstance(value, tuple) else (value,):
         if type(one) is float and not one - one == 0:
-            raise Invalid(f"the facet {path!r} must be finite", key=key)
+            raise Invalid(f"the facet {path!r} must be finite")
         total += measure(one) if isinstance(one, str) else 8
     return total
 

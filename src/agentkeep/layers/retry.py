@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from random import random
 from typing import TypeVar
 
@@ -47,28 +48,35 @@ class Retry:
 
     async def commit(self, batches: Sequence[Batch], *, restore: bool = False) -> list[Receipt | StoreError]:
         """Commit; the batches that failed for a passing reason are committed again, alone."""
-        answers = await self._attempt(batches, restore)
+        answers = await self._attempt(batches, [None] * len(batches), restore)
         for attempt in range(1, self._tries):
             failed = [n for n, answer in enumerate(answers) if isinstance(answer, StoreError) and answer.retryable]
             if not failed:
                 break
             await self._pause(attempt)
-            again = await self._attempt([batches[n] for n in failed], restore)
+            again = await self._attempt([batches[n] for n in failed], [answers[n] for n in failed], restore)
             for n, answer in zip(failed, again, strict=True):
-                answers[n] = _still_unknown(answers[n], answer)
+                answers[n] = answer
         return answers
 
     async def dump(self, kind: str, after: str | None, limit: int) -> Page:
         """Dump, retried."""
         return await self._again(lambda: self.inner.dump(kind, after, limit))
 
-    async def _attempt(self, batches: Sequence[Batch], restore: bool) -> list[Receipt | StoreError]:
+    async def _attempt(
+        self, batches: Sequence[Batch], before: Sequence[Receipt | StoreError | None], restore: bool
+    ) -> list[Receipt | StoreError]:
+        """One attempt at batches that were answered so before (None: this is the first)."""
         try:
-            return await self.inner.commit(batches, restore=restore)
+            answers = await self.inner.commit(batches, restore=restore)
         except StoreError as error:
-            if not error.retryable:
+            if not error.retryable and None in before:
                 raise
-            return [error] * len(batches)
+            return [_undecided(one, error) for one in before]
+        for n, answer in enumerate(answers):
+            if isinstance(answer, StoreError) and answer.retryable:
+                answers[n] = _undecided(before[n], answer)
+        return answers
 
     async def _again(self, call: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(1, self._tries):
@@ -84,8 +92,10 @@ class Retry:
         await self._sleep(min(FIRST * 2 ** (attempt - 1), LONGEST) * (0.5 + random() / 2))
 
 
-def _still_unknown(before: Receipt | StoreError, after: Receipt | StoreError) -> Receipt | StoreError:
-    """An attempt that could not reach the database settles nothing about the one before it."""
-    if isinstance(after, StoreError) and isinstance(before, StoreError) and after.retryable:
-        after.outcome = "unknown" if "unknown" in (before.outcome, after.outcome) else "none"
-    return after
+def _undecided(before: Receipt | StoreError | None, error: StoreError) -> StoreError:
+    """The error of a batch, its own, after an attempt that decided nothing: what was unknown stays unknown."""
+    own = copy(error).with_traceback(error.__traceback__)
+    own.__cause__ = error.__cause__
+    if isinstance(before, StoreError) and before.outcome == "unknown":
+        own.outcome = "unknown"
+    return own

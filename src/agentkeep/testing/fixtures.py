@@ -9,9 +9,13 @@ import pytest
 import pytest_asyncio
 
 from ..waist import Engine
+from .marks import on_one_loop
 from .target import MovedClock, Target, Template
 
+__all__ = ["agentkeep_template", "clock", "database", "engine", "name", "shared"]
+
 URLS = pytest.StashKey[list[str]]()
+_SUITE = "agentkeep.testing.suite"
 _NUMBERS = pytest.StashKey["count[int]"]()
 
 
@@ -35,6 +39,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [template.name for template in templates]
         labels = [f"{name}{number}" if names.count(name) > 1 else name for number, name in enumerate(names)]
         metafunc.parametrize("agentkeep_template", templates, indirect=True, ids=labels, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: object, name: str, obj: object) -> None:
+    """Mark the tests of the suite, and no other test of the file that imports them, before pytest-asyncio looks."""
+    module: str = getattr(obj, "__module__", None) or ""
+    if name.startswith("test_") and module.startswith(_SUITE):
+        marks: list[pytest.Mark] = getattr(obj, "pytestmark", [])
+        if not any(mark.name == "asyncio" for mark in marks):
+            on_one_loop(obj)  # type: ignore[arg-type]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

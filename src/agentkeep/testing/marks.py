@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 on_one_loop = pytest.mark.asyncio(loop_scope="session")
-"""Every module of the suite: all tests run on the loop of the session's engine, whatever mode the user has."""
+"""All tests of the suite run on the loop of the session's engine, whatever mode the user has. The plugin marks them."""
 
 
 def case(*ids: str) -> pytest.MarkDecorator:

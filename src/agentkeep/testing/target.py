@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 from ..ids import SECOND, Clock
@@ -11,6 +13,8 @@ from ..urls import engine as engine_of
 from ..urls import parse
 from ..waist import Capabilities, Engine, Schema
 from .schema import SCHEMA
+
+_PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306, "mongodb": 27017, "redis": 6379}
 
 
 class MovedClock:
@@ -36,12 +40,20 @@ class Template:
         self.name = parse(url).scheme
         example = url.replace("{tmp}", "/nowhere").replace("{unique}", "x")
         self.capabilities: Capabilities = engine_of(example).capabilities
-        self.inline = engine_of(example, inline=True).capabilities.inline
+        self._more = {
+            "inline": engine_of(example, inline=True).capabilities.inline,
+            "server": parse(example).host is not None,
+            "file": parse(example).host is None and "{tmp}" in url,
+        }
 
     def has(self, needs: dict[str, object]) -> bool:
-        """Whether the engine has these capabilities. `inline`: when it is asked for it."""
+        """Whether the engine is one of these capabilities.
+
+        Beside those of `Capabilities`: `inline`, whether it is so when it is asked for; `server`, whether its URL has
+        a host, so that connections can be cut; `file`, whether it is a path under {tmp}, so that a disk can be full.
+        """
         return all(
-            (self.inline if name == "inline" else getattr(self.capabilities, name)) == wanted
+            (self._more[name] if name in self._more else getattr(self.capabilities, name)) == wanted
             for name, wanted in needs.items()
         )
 
@@ -62,6 +74,30 @@ class Target:
         self.url = template.url.replace("{tmp}", str(tmp)).replace("{unique}", self.unique)
         self.capabilities = template.capabilities
         self.clock = MovedClock()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the server, for a proxy before it."""
+        url = parse(self.url)
+        port = url.port or _PORTS.get(url.scheme)
+        assert url.host is not None
+        assert port is not None, f"give the port in the {url.scheme} URL: connections are to be cut on the way there"
+        return socket.gethostbyname(url.host), port
+
+    def through(self, port: int) -> Target:
+        """The same database, reached over a port of 127.0.0.1."""
+        parts = urlsplit(self.url)
+        login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+        target = Target(self._template, self._tmp)
+        target.url = urlunsplit(parts._replace(netloc=f"{login}127.0.0.1:{port}"))
+        target.clock = self.clock
+        self._more.append(target)
+        return target
+
+    @property
+    def path(self) -> Path:
+        """The file or directory of the database."""
+        return Path(parse(self.url).path)
 
     def engine(self, clock: Clock | None = None) -> Engine:
         """A new engine on this database, not yet opened. Its clock is `self.clock` unless another is given."""

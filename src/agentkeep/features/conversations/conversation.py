@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from ... import keys
 from ...codec import check
-from ...errors import Conflict, Invalid, Key, NotFound, StoreError
+from ...errors import Conflict, Corrupt, Invalid, Key, NotFound, StoreError
 from ...pages import Page
 from ...predicates import Where, evaluate, parse
 from ...records import record_of
 from ...store import Store, digest_of
-from ...waist import Batch, Check, Delete, Op, Receipt, Scan, Trim
-from .content import TYPES, Handoff, ToolCall, ToolResult, as_content
-from .records import Activity, ConversationRecord, Event, Origin, State
-from .window import CONTEXT_TYPES, Context, Tokens, estimate, window
+from ...waist import Check, Delete, Op, Put, Receipt, Row, Scan, Trim
+from .beginnings import PER_BATCH, activity_of, fork, head_of, put_record
+from .content import TYPES, Content, Handoff, ToolCall, ToolResult, as_content
+from .records import Activity, ConversationRecord, Event, State, Status
+from .window import CONTEXT_TYPES, Context, Tokens, estimate, is_settled, window
 
 RECORD, ACTIVITY, STATE, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(State), record_of(Event)
 
-MAX_APPEND = 45
-"""Events that one append_many takes: under the batch's limit with room for what goes with them."""
+MAX_INDEX = 10**16 - 1
+"""The greatest index that a log can give."""
+
+MAX_APPEND = PER_BATCH
+"""Events that one append_many takes."""
 
 
 class New(Struct, frozen=True, kw_only=True):
@@ -97,11 +102,16 @@ class Conversation:
         return event
 
     async def append_many(
-        self, events: Sequence[New | Mapping[str, Any] | str], *, key: str | None = None, after: int | None = None
+        self,
+        events: Sequence[New | Mapping[str, Any] | Content | str],
+        *,
+        key: str | None = None,
+        after: int | None = None,
     ) -> list[Event]:
         """Append up to 45 events as one: all are there or none, and their indexes follow each other.
 
-        Each is a `New`, a mapping with its fields, or a text. `key` and `after` are as in `append`.
+        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key` and `after` are as
+        in `append`.
         """
         if not 1 <= len(events) <= MAX_APPEND:
             raise Invalid(f"append_many takes 1 to {MAX_APPEND} events, not {len(events)}", operation="append_many")
@@ -110,12 +120,26 @@ class Conversation:
     async def _append(self, news: Sequence[tuple[Any, ...]], key: str | None, after: int | None) -> list[Event]:
         now = self._store.clock()
         events = [self._event(new, key, now) for new in news]
+        appends: list[Op] = [
+            EVENT.append(event, after=None if n else after, expect="exists") for n, event in enumerate(events)
+        ]
         digest = None if key is None else digest_of([_said(event) for event in events])
-        receipt = await self._write([], events, key=key, digest=digest, after=after)
+        receipt = await self._write(appends, key=key, digest=digest)
+        return await self._appended(events, receipt)
+
+    async def _appended(self, events: Sequence[Event], receipt: Receipt) -> list[Event]:
+        """The events with the indexes that a receipt gives; as they were stored first, where it is a replay."""
         seqs = [seq for seq in receipt.seqs if seq is not None]
         for event, seq in zip(events, seqs, strict=True):
             msgspec.structs.force_setattr(event, "index", seq)
-        return events
+        if not receipt.replayed:
+            return list(events)
+        first: dict[int, Event] = {}
+        with suppress(StoreError):  # they are there: a read that fails makes no failure of it
+            for event in events:
+                if (stored := await self.get(event.index)) is not None:
+                    first[event.index] = stored
+        return [first.get(event.index, event) for event in events]
 
     def _event(self, new: tuple[Any, ...], key: str | None, now: int) -> Event:
         content, type, sender, role, agent, channel, run, correlation, parent, metadata = new
@@ -139,47 +163,50 @@ class Conversation:
     async def _write(
         self,
         ops: Sequence[Op],
-        events: Sequence[Event],
         *,
         key: str | None = None,
         digest: bytes | None = None,
-        after: int | None = None,
+        replaced: Row | None = None,
     ) -> Receipt:
-        """Commit ops and events as one batch, with the recency where its second changed.
+        """Commit ops with appends as one batch, with the recency where its second changed.
 
         The recency is a copy of the record, so it goes with a check that the copy is current; where it is not, the
         record is read again.
         """
-        appends: list[Op] = [
-            EVENT.append(event, after=None if n else after, expect="exists") for n, event in enumerate(events)
-        ]
         while True:
             second = self._store.clock() // 1_000_000
-            extra = [] if second == self._active_s else self._recency(second)
+            recency = [] if second == self._active_s else self._recency(second)
             try:
-                receipt = await self._store.commit(self._partition, [*appends, *ops, *extra], once=key, digest=digest)
+                receipt = await self._store.commit(
+                    self._partition, [*ops, *recency], once=key, digest=digest, replaced=_rows(replaced)
+                )
             except Conflict as error:
                 if error.reason == "sealed":
-                    raise await self._why_sealed(error) from None
-                if error.key is None or error.key.kind != RECORD.spec.name:
+                    await self._refuse_sealed()
+                elif error.key is not None and error.key.kind == RECORD.spec.name:
+                    await self.refresh()
+                else:
                     raise
-                await self.refresh()
             else:
-                self._active_s = second
+                if not receipt.replayed:
+                    self._active_s = second
                 return receipt
 
     def _recency(self, second: int) -> list[Op]:
-        return [Check(RECORD.spec.name, "", self._rev), ACTIVITY.put(_activity(self._record, second))]
+        return [Check(RECORD.spec.name, "", self._rev), ACTIVITY.put(activity_of(self._record, second))]
 
-    async def _why_sealed(self, error: Conflict) -> Exception:
-        stored = await self._store.get(ConversationRecord, self._partition)
-        if stored is None:
-            return NotFound("there is no such conversation", key=self._key, operation="append")
-        self._record, self._rev = stored
-        if stored.value.status == "closed":
+    async def _refuse_sealed(self) -> None:
+        """Raise why the log takes no appends, unless it takes them again by now."""
+        record, head = await self.refresh(), await head_of(self._store, self._partition)
+        if record.status == "closed":
             hint = "Use reopen() to go on."
-            return Invalid("the conversation is closed", key=self._key, operation="append", hint=hint)
-        return error
+            raise Invalid("the conversation is closed", key=self._key, operation="append", hint=hint)
+        if head.sealed:
+            hint = f"Finish it: call fork(id={self.id!r}) on {record.origin.conversation!r}." if record.origin else ""
+            raise Invalid("the conversation is not complete yet", key=self._key, operation="append", hint=hint)
+
+    def _missing(self, operation: str) -> NotFound:
+        return NotFound("there is no such conversation", key=self._key, operation=operation)
 
     @property
     def _key(self) -> Key:
@@ -213,6 +240,8 @@ class Conversation:
 
     async def get(self, index: int) -> Event | None:
         """One event, or None."""
+        if not 1 <= index <= MAX_INDEX:
+            return None
         stored = await self._store.get(Event, self._partition, keys.seq_sort(index))
         return None if stored is None else stored.value
 
@@ -250,9 +279,11 @@ class Conversation:
         wanted = parse(where)
         seen = await self.length() if after is None else after
         pause, quiet = poll, 0.0
+        cursor: str | None = None
         while True:
             lo = keys.seq_sort(seen + 1)
-            rows = await self._store.scan_rows(Scan(EVENT.spec.name, None, (self._partition,), lo, limit=200))
+            scan = Scan(EVENT.spec.name, None, (self._partition,), lo, limit=200, after=cursor)
+            rows = await self._store.scan_rows(scan)
             page = await self._store.decode(EVENT, rows.items, rows.cursor)
             if page.corrupt:
                 raise page.corrupt[0]
@@ -260,13 +291,16 @@ class Conversation:
                 seen = event.index
                 if evaluate(wanted, EVENT.facet_values(event)):
                     yield event
+            cursor = None if page.items else page.cursor
             if page.items:
                 pause, quiet = poll, 0.0
+            if page.items or cursor is not None:
                 continue
             if (idle is not None and quiet >= idle) or await self._deleted():
                 return
-            await self._store.sleep(pause)
-            quiet += pause
+            wait = pause if idle is None else min(pause, idle - quiet)
+            await self._store.sleep(wait)
+            quiet += wait
             pause = min(pause * 1.5, poll * 20)
 
     async def _deleted(self) -> bool:
@@ -274,8 +308,7 @@ class Conversation:
 
     async def length(self) -> int:
         """The index of the last event there ever was."""
-        (row,) = await self._store.engine.get((Key(EVENT.spec.name, self._partition, ""),))
-        return 0 if row is None else int(row.rev)
+        return (await head_of(self._store, self._partition)).seq
 
     async def context(
         self,
@@ -287,17 +320,24 @@ class Conversation:
     ) -> Context:
         """The longest end of the conversation that fits a model, a tool call never without its results.
 
-        `tokens` counts an event in tokens of your model; the default estimates four characters a token.
+        `tokens` counts an event in tokens of your model; the default estimates four characters a token. It looks no
+        further back than 10,000 events without one of these types.
         """
+        sizes: dict[int, int] = {}
+
+        def size(event: Event) -> int:
+            if event.index not in sizes:
+                sizes[event.index] = tokens(event)
+            return sizes[event.index]
+
         events: list[Event] = []
-        spent, cursor = 0, None
+        cursor, limit = None, 100
         while True:
-            page = await self.history(limit=100, before=before, where={"type": list(types)}, cursor=cursor)
+            page = await self.history(limit=limit, before=before, where={"type": list(types)}, cursor=cursor)
             events = [*page.items, *events]
-            spent += sum(map(tokens, page.items))
-            cursor = page.cursor
-            if cursor is None or spent > max_tokens:
-                return window(events, max_tokens, tokens, complete=cursor is None)
+            cursor, limit = page.cursor, min(2 * limit, 1_000)
+            if cursor is None or not page.items or is_settled(events, max_tokens, size):
+                return window(events, max_tokens, size, complete=cursor is None)
 
     async def pending(self, *, last: int = 200) -> list[Event]:
         """The tool calls among the last events that have no result: a run broke off there."""
@@ -305,6 +345,7 @@ class Conversation:
         open_calls: dict[str, Event] = {}
         for event in page.items:
             if isinstance(event.content, ToolCall):
+                open_calls.pop(event.content.id, None)
                 open_calls[event.content.id] = event
             elif isinstance(event.content, ToolResult):
                 open_calls.pop(event.content.id, None)
@@ -331,24 +372,45 @@ class Conversation:
         old one, and may be called several times.
         """
 
+        more = None if data is None else mapping(data, "data")
+
         def merge(state: State) -> State:
             if active_agent is not UNSET and active_agent != state.active_agent:
                 state = msgspec.structs.replace(state, active_agent=active_agent, previous_agent=state.active_agent)
             if phase is not UNSET:
                 state = msgspec.structs.replace(state, phase=phase)
-            if data is not None:
-                check(dict(data), "data")
-                merged = {name: value for name, value in {**state.data, **data}.items() if value is not None}
+            if more is not None:
+                check(more, "data")
+                merged = {name: value for name, value in {**state.data, **more}.items() if value is not None}
                 state = msgspec.structs.replace(state, data=merged)
             return state if change is None else change(state)
 
-        return await self._change_state(merge, lambda _: [])
+        async def write(old: State, put: Put, replaced: Row | None) -> None:
+            exists = Check(RECORD.spec.name, "", "exists")
+            try:
+                await self._store.commit(self._partition, [put, exists], replaced=_rows(replaced))
+            except Conflict as error:
+                if error.key is not None and error.key.kind == RECORD.spec.name:
+                    raise self._missing("set_state") from None
+                raise
+
+        return await self._change_state(merge, write)
 
     async def handoff(
-        self, to: str, *, reason: str | None = None, phase: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        to: str,
+        *,
+        reason: str | None = None,
+        phase: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        key: str | None = None,
     ) -> Event:
-        """Pass the conversation to another agent: the state and the event that says so are one write."""
+        """Pass the conversation to another agent: the state and the event that says so are one write.
+
+        `key` makes it idempotent, as in `append`.
+        """
         made: list[Event] = []
+        digest = None if key is None else digest_of(["handoff", to, reason, phase, metadata])
 
         def change(state: State) -> State:
             return msgspec.structs.replace(
@@ -359,34 +421,32 @@ class Conversation:
                 phase=state.phase if phase is None else phase,
             )
 
-        def note(old: State) -> list[Event]:
-            content = Handoff(to, old.active_agent, reason)
-            new = (content, None, None, None, old.active_agent, None, None, None, None, metadata)
-            made[:] = [self._event(new, None, self._store.clock())]
-            return made
+        async def write(old: State, put: Put, replaced: Row | None) -> None:
+            new = (Handoff(to, old.active_agent, reason), None, None, None, old.active_agent, *(None,) * 4, metadata)
+            event = self._event(new, key, self._store.clock())
+            ops = [EVENT.append(event, expect="exists"), put]
+            receipt = await self._write(ops, key=key, digest=digest, replaced=replaced)
+            made[:] = await self._appended([event], receipt)
 
-        await self._change_state(change, note)
+        await self._change_state(change, write)
         return made[0]
 
-    async def _change_state(self, change: Callable[[State], State], note: Callable[[State], list[Event]]) -> State:
+    async def _change_state(self, change: Callable[[State], State], write: _WriteState) -> State:
+        """Read, change, compare and set, until it holds. `write` commits the put with what goes with it."""
         key = Key(STATE.spec.name, self._partition, "")
 
         async def attempt() -> State:
-            row = await self._store.get_row(key)
-            old = State(conversation=self.id) if row is None else STATE.decode(row)
+            found = await self._store.get_stored(key)
+            old = State(conversation=self.id) if found is None else STATE.decode(found[1])
             new = change(old)
-            events = note(old)
-            if new == old and not events:
+            if new == old:
                 return old
             new = msgspec.structs.replace(new, updated_us=self._store.clock())
-            keep = None if row is None else STATE.unknown(row)
-            put = STATE.put(new, "absent" if row is None else row.rev, keep=keep)
-            if events:
-                receipt = await self._write([put], events)
-                seqs = [seq for seq in receipt.seqs if seq is not None]
-                msgspec.structs.force_setattr(events[0], "index", seqs[0])
+            if found is None:
+                await write(old, STATE.put(new, "absent"), None)
             else:
-                await self._store.commit(self._partition, [put, Check(RECORD.spec.name, "", "exists")])
+                row, whole = found
+                await write(old, STATE.put(new, row.rev, keep=STATE.unknown(whole)), row)
             return new
 
         return await self._store.again(attempt, key)
@@ -397,7 +457,7 @@ class Conversation:
         """Read the record again. Raises NotFound where the conversation was deleted."""
         stored = await self._store.get(ConversationRecord, self._partition)
         if stored is None:
-            raise NotFound("there is no such conversation", key=self._key, operation="get")
+            raise self._missing("get")
         self._record, self._rev = stored
         return self._record
 
@@ -411,9 +471,10 @@ class Conversation:
     ) -> ConversationRecord:
         """Change the record by compare-and-set; `metadata` is merged, a value of None removing its name."""
         given = {"user": user, "agent": agent, "title": title}
+        more = mapping(metadata, "metadata")
 
         def change(old: ConversationRecord) -> ConversationRecord:
-            merged = {k: v for k, v in {**old.metadata, **(metadata or {})}.items() if v is not None}
+            merged = {k: v for k, v in {**old.metadata, **more}.items() if v is not None}
             known = {name: value for name, value in given.items() if value is not UNSET}
             return msgspec.structs.replace(old, metadata=merged, **known)
 
@@ -421,38 +482,53 @@ class Conversation:
 
     async def close(self) -> ConversationRecord:
         """Close it: appends are refused from now on, reads stay. Raises Conflict where it is closed already."""
-        return await self._change(lambda old: self._status(old, "closed"), [Trim(EVENT.spec.name, sealed=True)])
+        return await self._turn("closed")
 
     async def reopen(self) -> ConversationRecord:
         """Open it again. Raises Conflict where it is open."""
-        return await self._change(lambda old: self._status(old, "open"), [Trim(EVENT.spec.name, sealed=False)])
+        return await self._turn("open")
 
-    def _status(self, old: ConversationRecord, status: Any) -> ConversationRecord:
-        if old.status == status:
-            raise Conflict(self._key, f"not {status}", status, hint=f"It is {status} already.", operation=status)
-        return msgspec.structs.replace(old, status=status)
+    async def _turn(self, status: Status) -> ConversationRecord:
+        turned: list[bool] = []
+
+        def change(old: ConversationRecord) -> ConversationRecord:
+            turned[:] = [old.status != status]
+            return msgspec.structs.replace(old, status=status)
+
+        record = await self._change(change, [Trim(EVENT.spec.name, sealed=status == "closed")])
+        if not turned[0]:
+            raise Conflict(self._key, f"not {status}", status, operation=status, hint=f"It is {status} already.")
+        return record
 
     async def _change(
         self, change: Callable[[ConversationRecord], ConversationRecord], ops: Sequence[Op]
     ) -> ConversationRecord:
         async def attempt() -> ConversationRecord:
-            row = await self._store.get_row(self._key)
-            if row is None:
-                raise NotFound("there is no such conversation", key=self._key, operation="update")
-            old = RECORD.decode(row)
+            found = await self._store.get_stored(self._key)
+            if found is None:
+                raise self._missing("update")
+            row, whole = found
+            old = RECORD.decode(whole)
             new = change(old)
             if new == old:
                 self._record, self._rev = old, row.rev
                 return old
             new = msgspec.structs.replace(new, updated_us=self._store.clock())
-            active = await self._store.get(Activity, self._partition)
-            second = active.value.active_s if active is not None else new.updated_us // 1_000_000
-            put = RECORD.put(new, row.rev, keep=RECORD.unknown(row))
-            receipt = await self._store.commit(self._partition, [put, ACTIVITY.put(_activity(new, second)), *ops])
+            puts = [put_record(new, row.rev, RECORD.unknown(whole)), await self._copy(new)]
+            receipt = await self._store.commit(self._partition, [*puts, *ops], replaced=[row])
             self._record, self._rev = new, receipt.id
             return new
 
         return await self._store.again(attempt, self._key)
+
+    async def _copy(self, record: ConversationRecord) -> Put:
+        """The put that brings the activity in line with a record, unless an append changes it meanwhile."""
+        row = await self._store.get_row(Key(ACTIVITY.spec.name, self._partition, ""))
+        second = record.updated_us // 1_000_000
+        if row is not None:
+            with suppress(Corrupt):  # it is a copy, and written anew
+                second = ACTIVITY.decode(row).active_s
+        return ACTIVITY.put(activity_of(record, second), "absent" if row is None else row.rev)
 
     async def delete(self) -> None:
         """Delete it with all its events, state and large bodies; it is gone at once, for late writers too.
@@ -465,124 +541,73 @@ class Conversation:
             Delete(ACTIVITY.spec.name, ""),
             Trim(EVENT.spec.name, None, sealed=True),
         ]
+        await self._remove(ops, "delete")
+
+    async def _remove(self, ops: Sequence[Op], operation: str) -> None:
+        """Commit what hides events, then remove their large bodies: also where an earlier call broke off in between."""
+        gone = False
         try:
             await self._store.commit(self._partition, ops)
         except Conflict:
-            raise NotFound("there is no such conversation", key=self._key, operation="delete") from None
-        await self._store.collect(self._partition)
+            gone = True
+        try:
+            await self._store.collect(self._partition)
+        except StoreError as error:
+            error.outcome = "unknown"  # the events are hidden, their bodies are not all removed
+            raise
+        if gone:
+            raise self._missing(operation)
 
     async def clear(self) -> None:
         """Remove all events at once and for good; the conversation and its state stay, and numbers go on."""
         ops: list[Op] = [Check(RECORD.spec.name, "", "exists"), Trim(EVENT.spec.name, None)]
-        try:
-            await self._store.commit(self._partition, ops)
-        except Conflict:
-            raise NotFound("there is no such conversation", key=self._key, operation="clear") from None
-        await self._store.collect(self._partition)
+        await self._remove(ops, "clear")
 
     async def fork(self, *, at: int | None = None, id: str | None = None) -> Conversation:
         """A new conversation with the events up to an index (default: all there are now), and its own life after.
 
         Events keep their indexes. Its state is that of now where `at` is the end; else who is active is what the
         copied handoffs say. Called again with the same `id` it goes on where it broke off. Raises Invalid for an
-        index beyond the end.
+        index beyond the end and for the id of a deleted conversation, Conflict where another one has the id.
         """
-        length = await self.length()
-        last = length if at is None else at
-        if not 0 <= last <= length:
-            raise Invalid(f"at={last} is not an index of this conversation, which ends at {length}", operation="fork")
-        record = msgspec.structs.replace(
-            await self.refresh(),
-            id=self._store.ids() if id is None else id,
-            origin=Origin(self.id, last),
-            status="open",
-            created_us=self._store.clock(),
-            updated_us=0,
-        )
-        copy = await ensure(self._store, record)
-        state = await self.state()
-        if last != length:
-            state = State(conversation=self.id)
-        chunk: list[Event] = []
-        async for event in self.events():
-            if event.index > last:
-                break
-            if isinstance(event.content, Handoff) and last != length:
-                state = _handed_over(state, event.content)
-            chunk.append(event)
-            if len(chunk) == MAX_APPEND:
-                await copy._restore(chunk)
-                chunk = []
-        await copy._restore(chunk)
-        await self._store.put(msgspec.structs.replace(state, conversation=copy.id))
-        return copy
-
-    async def _restore(self, events: Sequence[Event]) -> None:
-        """Write events under the indexes they have. Doing it again changes nothing."""
-        puts = [
-            EVENT.put(msgspec.structs.replace(event, conversation=self.id), sort=keys.seq_sort(event.index))
-            for event in events
-        ]
-        if puts:
-            batch = Batch(self._partition, tuple(puts), self._store.ids())
-            for answer in await self._store.commit_all([batch], restore=True):
-                if isinstance(answer, StoreError):
-                    raise answer
+        source = await self.refresh()
+        copy = await fork(self._store, source, at, self._store.ids() if id is None else checked(id))
+        return Conversation(self._store, copy.value, copy.rev)
 
 
-async def ensure(store: Store, record: ConversationRecord) -> Conversation:
-    """The conversation with the record's id: the one that is there, or a new one."""
-    partition = keys.partition(record.id)
-    found = await store.get(ConversationRecord, partition)
-    if found is None:
-        try:
-            return await create(store, record)
-        except Conflict:
-            found = await store.get(ConversationRecord, partition)
-            if found is None:
-                raise
-    return Conversation(store, found.value, found.rev)
+class _WriteState(Protocol):
+    async def __call__(self, old: State, put: Put, replaced: Row | None) -> None: ...
 
 
-async def create(store: Store, record: ConversationRecord) -> Conversation:
-    """A new conversation. Raises Conflict where its id is taken."""
-    second = record.created_us // 1_000_000
-    ops: list[Op] = [
-        RECORD.put(record, "absent"),
-        ACTIVITY.put(_activity(record, second)),
-        Trim(EVENT.spec.name, sealed=False),
-    ]
-    receipt = await store.commit(keys.partition(record.id), ops)
-    return Conversation(store, record, receipt.id)
+def _rows(row: Row | None) -> list[Row]:
+    return [] if row is None else [row]
 
 
-def _activity(record: ConversationRecord, second: int) -> Activity:
-    return Activity(
-        id=record.id,
-        user=record.user,
-        agent=record.agent,
-        title=record.title,
-        status=record.status,
-        metadata=record.metadata,
-        origin=record.origin,
-        created_us=record.created_us,
-        updated_us=record.updated_us,
-        active_s=second,
-    )
+def mapping(value: object, name: str) -> dict[str, Any]:
+    """Free data that a caller passed, {} for None. Raises Invalid for what is no mapping."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise Invalid(f"{name} is a mapping of names to values, not {type(value).__name__}", operation="conversations")
+    return dict(cast("Mapping[str, Any]", value))
 
 
-def _handed_over(state: State, handoff: Handoff) -> State:
-    return msgspec.structs.replace(
-        state, active_agent=handoff.to, previous_agent=handoff.previous, handoffs=state.handoffs + 1
-    )
+def checked(id: object) -> str:
+    """The id of a conversation. Raises Invalid for an empty one, and for what is no text."""
+    if not isinstance(id, str) or not id:
+        raise Invalid("a conversation id is a non-empty string", operation="conversations")
+    return id
 
 
-def _new(event: New | Mapping[str, Any] | str) -> tuple[Any, ...]:
+def _new(event: object) -> tuple[Any, ...]:
     """What `append` takes, as the tuple `_event` reads. Raises Invalid for an unknown field."""
-    if isinstance(event, str):
-        return (event, *(None,) * 9)
     if isinstance(event, New):
         return msgspec.structs.astuple(event)
+    if isinstance(event, str) or type(event) in TYPES:
+        return (event, *(None,) * 9)
+    if not isinstance(event, Mapping):
+        raise Invalid(f"an event is a New, a mapping, a content or text, not {type(event).__name__}")
+    event = cast("Mapping[str, Any]", event)
     unknown = set(event) - set(New.__struct_fields__)
     if unknown or "content" not in event:
         known = ", ".join(New.__struct_fields__)

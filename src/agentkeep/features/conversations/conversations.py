@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ... import keys
-from ...errors import Invalid
 from ...pages import Listing, Page
 from ...predicates import All, Compare, Predicate, Where, parse
 from ...records import record_of
 from ...store import Store
 from ...waist import Scalar, Scan
-from .conversation import Conversation, create, ensure
+from .beginnings import create, ensure
+from .conversation import Conversation, checked, mapping
 from .records import Activity, ConversationRecord, Status
 
 ACTIVITY = record_of(Activity)
@@ -34,7 +34,8 @@ class Conversations:
         metadata: Mapping[str, Any] | None = None,
     ) -> Conversation:
         """A new conversation; without an id it gets one. Raises Conflict where the id is taken."""
-        return await create(self._store, self._record(id, user, agent, title, metadata))
+        made = await create(self._store, self._record(id, user, agent, title, metadata))
+        return Conversation(self._store, made.value, made.rev)
 
     async def ensure(
         self,
@@ -46,11 +47,12 @@ class Conversations:
         metadata: Mapping[str, Any] | None = None,
     ) -> Conversation:
         """The conversation with this id: the one that is there, as it is, or a new one. Many may call it at once."""
-        return await ensure(self._store, self._record(id, user, agent, title, metadata))
+        found = await ensure(self._store, self._record(checked(id), user, agent, title, metadata))
+        return Conversation(self._store, found.value, found.rev)
 
     async def get(self, id: str) -> Conversation | None:
         """The conversation with this id, or None."""
-        found = await self._store.get(ConversationRecord, keys.partition(_checked(id)))
+        found = await self._store.get(ConversationRecord, keys.partition(checked(id)))
         return None if found is None else Conversation(self._store, found.value, found.rev)
 
     def list(
@@ -100,7 +102,7 @@ class Conversations:
 
     async def delete(self, id: str) -> None:
         """Delete a conversation with all that is its. Raises NotFound where there is none."""
-        await Conversation(self._store, ConversationRecord(id=_checked(id)), "").delete()
+        await Conversation(self._store, ConversationRecord(id=checked(id)), "").delete()
 
     async def _page(self, scan: Scan) -> Page[Activity]:
         rows = await self._store.scan_rows(scan)
@@ -115,24 +117,18 @@ class Conversations:
         metadata: Mapping[str, Any] | None,
     ) -> ConversationRecord:
         return ConversationRecord(
-            id=self._store.ids() if id is None else _checked(id),
+            id=self._store.ids() if id is None else checked(id),
             user=user,
             agent=agent,
             title=title,
-            metadata=dict(metadata or {}),
+            metadata=mapping(metadata, "metadata"),
             created_us=self._store.clock(),
         )
 
 
 def _where(fields: Mapping[str, Scalar], metadata: Mapping[str, object] | None) -> Predicate | None:
     parts: list[Predicate] = [Compare(name, "eq", value) for name, value in fields.items()]
-    asked = parse({f"metadata.{name}": value for name, value in (metadata or {}).items()})
+    asked = parse({f"metadata.{name}": value for name, value in mapping(metadata, "metadata").items()})
     if asked is not None:
         parts.append(asked)
     return All(tuple(parts)) if parts else None
-
-
-def _checked(id: object) -> str:
-    if not isinstance(id, str) or not id:
-        raise Invalid("a conversation id is a non-empty string", operation="conversations")
-    return id

@@ -20,6 +20,9 @@ Tokens = Callable[[Event], int]
 CONTEXT_TYPES = ("message", "tool_call", "tool_result")
 """The types of events that models read."""
 
+LOOK_BACK = 1_000
+"""Events before a window among which the calls of its results are looked for."""
+
 OVERHEAD = 4
 
 
@@ -60,8 +63,25 @@ def window(events: Sequence[Event], max_tokens: int, tokens: Tokens = estimate, 
     kept = [at for at in range(best, len(events)) if not _orphan(events[at], links[at])]
     answered = {links[at] for at in kept}
     pending = tuple(e.content for at in kept if isinstance((e := events[at]).content, ToolCall) and at not in answered)
-    start = events[best].index if best < len(events) else 0
+    start = events[kept[0]].index if kept else 0
     return Context(tuple(_adjacent(events, kept, links)), taken, start, complete and best == 0, pending)
+
+
+def is_settled(events: Sequence[Event], max_tokens: int, tokens: Tokens) -> bool:
+    """Whether events before these cannot change the window: it is full, and the calls of its results are among them.
+
+    A call that stands more than LOOK_BACK events before the window counts as missing.
+    """
+    links = _links(events)
+    spent, orphans = 0, False
+    for at in range(len(events) - 1, -1, -1):
+        if _orphan(events[at], links[at]):
+            orphans = True
+        else:
+            spent += tokens(events[at])
+        if spent > max_tokens:
+            return not orphans or at >= LOOK_BACK
+    return False
 
 
 def _links(events: Sequence[Event]) -> list[int | None]:
@@ -81,15 +101,19 @@ def _reach(events: Sequence[Event], links: Sequence[int | None]) -> list[int]:
     A result reaches back to its call; calls that stand in a row are one turn of the agent, and reach to its first.
     """
     reach: list[int] = []
-    for at, event in enumerate(events):
-        link = links[at]
+    for at, link in enumerate(links):
         if link is not None:
             reach.append(reach[link])
-        elif at and isinstance(event.content, ToolCall) and isinstance(events[at - 1].content, ToolCall):
+        elif _in_turn(events, at):
             reach.append(reach[at - 1])
         else:
             reach.append(at)
     return reach
+
+
+def _in_turn(events: Sequence[Event], at: int) -> bool:
+    """Whether an event is a call directly behind another call."""
+    return at > 0 and isinstance(events[at].content, ToolCall) and isinstance(events[at - 1].content, ToolCall)
 
 
 def _orphan(event: Event, link: int | None) -> bool:
@@ -107,7 +131,7 @@ def _adjacent(events: Sequence[Event], kept: Sequence[int], links: Sequence[int 
     for at in kept:
         if links[at] is not None:
             continue
-        if not isinstance(events[at].content, ToolCall):
+        if not _in_turn(events, at):
             ordered += waiting
             waiting = []
         ordered.append(events[at])

@@ -13,7 +13,7 @@ from ...keys import seq_sort
 from ...layers.limits import Limits
 from ...waist import HEAD, Append, Check, Delete, Engine, Head, Key, Put, Row, Trim
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..schema import SCHEMA
 from ..target import MovedClock, Target
 from ..values import STRINGS
@@ -33,8 +33,6 @@ from ..verbs import (
     rows,
     sorts,
 )
-
-pytestmark = on_one_loop
 
 _KINDS = ("note", "event", "turn", "state")
 
@@ -195,6 +193,22 @@ async def test_a_restoring_batch_is_not_remembered(engine: Engine, name: Names) 
     row = await read(engine, "note", name("p"), "a")
     assert row is not None
     assert row.doc == doc(1)
+
+
+async def test_restoring_and_committing_a_batch_are_two_things(engine: Engine, name: Names) -> None:
+    """Neither is taken for a repetition of the other."""
+    one = batch(name("p"), Put("note", "a", doc(1)), Put("state", "a", doc(1)))
+    await done(engine, one)
+    await commit(engine, name("p"), Put("note", "a", doc(2)))
+    assert not (await done(engine, one, restore=True)).replayed
+    row = await read(engine, "note", name("p"), "a")
+    assert row is not None
+    assert row.doc == doc(1)
+    for shape in ((Put("note", "b", doc(1)),), (Append("turn", doc(1)),)):
+        other = batch(name("q"), *shape)
+        await done(engine, other, restore=True)
+        assert not (await done(engine, other)).replayed
+    assert await numbers(engine, "turn", name("q")) == [1, 2]
 
 
 async def test_only_restore_may_give_revs_and_numbers(engine: Engine, name: Names) -> None:

@@ -7,11 +7,9 @@ from ...keys import seq_sort
 from ...predicates import Compare
 from ...waist import HEAD, Append, Check, Delete, Engine, Key, Put
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..target import MovedClock, Target
 from ..verbs import commit, conflict, doc, dumped, head, numbers, read, rows, sorts
-
-pytestmark = on_one_loop
 
 
 async def test_an_expired_row_is_absent_to_every_method(engine: Engine, clock: MovedClock, name: Names) -> None:

@@ -6,10 +6,8 @@ from ...errors import Invalid
 from ...keys import seq_sort
 from ...waist import HEAD, Append, Check, Delete, Engine, Head, Key, Put, Scan, Trim
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..verbs import answers, batch, commit, conflict, doc, dumped, head, numbers, read, refused, rows
-
-pytestmark = on_one_loop
 
 
 @case("F7", "C1")

@@ -20,15 +20,13 @@ from ...layers.limits import Limits
 from ...predicates import Predicate, evaluate
 from ...waist import HEAD, Batch, Engine, Key, Receipt, Row, Scan
 from ..histories import LOGS, PARTITIONS, QUEUES, SORTS, Draft, Drawn, Step, batches, build, histories, wheres
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..schema import SCHEMA
 from ..target import MovedClock, Target
 from ..verbs import by_key, dumped, new_id, pages, rows
 
-pytestmark = on_one_loop
-
 _bounded = settings(
-    max_examples=60,
+    max_examples=100,
     deadline=None,
     database=None,
     derandomize=False,
@@ -130,7 +128,7 @@ async def test_random_histories_agree_with_the_model(database: Target) -> None:
     real = await database.open()
     examples = count()
 
-    @_bounded
+    @settings(_bounded, max_examples=150)
     @given(histories)
     async def holds(history: list[Step]) -> None:
         pair = _History(real, await _memory(database.clock), database.clock, f"{next(examples)}.")
@@ -159,7 +157,7 @@ async def test_random_filters_agree_with_the_evaluator(database: Target) -> None
     model = await _memory(database.clock)
     examples = count()
 
-    @settings(_bounded, max_examples=80)
+    @settings(_bounded, max_examples=100)
     @given(st.lists(batches, min_size=1, max_size=3), st.lists(wheres, min_size=1, max_size=5), st.integers(1, 7))
     async def holds(calls: list[list[Drawn]], asked: list[Predicate], limit: int) -> None:
         prefix = f"{next(examples)}."
@@ -239,7 +237,7 @@ async def test_concurrent_batches_on_one_partition_have_an_order(database: Targe
     real = await database.open()
     examples = count()
 
-    @settings(_bounded, max_examples=40)
+    @settings(_bounded, max_examples=60)
     @given(batches, st.lists(batches.map(lambda drawn: drawn[0]), min_size=2, max_size=4))
     async def holds(before: list[Drawn], drawn: list[Drawn]) -> None:
         prefix = f"{next(examples)}."

@@ -8,11 +8,9 @@ from ...errors import Conflict, Invalid, StoreError
 from ...keys import seq_sort
 from ...waist import Append, Batch, Check, Delete, Engine, Put, Receipt, Trim
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case, needs
 from ..target import Target
 from ..verbs import answers, batch, commit, conflict, digest, doc, done, new_id, numbers, read, refused, rows
-
-pytestmark = on_one_loop
 
 
 def _again(first: Receipt) -> Receipt:
@@ -239,6 +237,26 @@ async def test_memory_lasts_at_least_24_hours(database: Target) -> None:
         database.clock.move(3600 * hours)
         for number in range(20):
             await commit(engine, f"r{number}", Put("note", "x", doc(1)), Append("event", doc(1)))
+        assert [await done(engine, one) for one in made] == [_again(one) for one in first]
+
+
+@needs(durable=True)
+@case("C2")
+async def test_memory_outlives_the_engine(database: Target) -> None:
+    """Opening and closing sweeps nothing that is still to be remembered."""
+    engine = await database.open()
+    made = [
+        batch("p", Append("event", doc(1)), once="k"),
+        batch("p", Put("note", "a", doc(1))),
+        batch("q", Append("event", doc(1), expires=database.clock() + 1)),
+    ]
+    first = [await done(engine, one) for one in made]
+    await commit(engine, "p", Trim("event", below=None))
+    for _ in range(3):
+        await engine.close()
+        database.clock.move(3600 * 7.9)
+        engine = await database.open()
+        await commit(engine, "r", Append("event", doc(1)), Put("note", "x", doc(1)))
         assert [await done(engine, one) for one in made] == [_again(one) for one in first]
 
 

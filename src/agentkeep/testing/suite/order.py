@@ -9,14 +9,13 @@ import msgspec
 import pytest
 
 from ...errors import Invalid
+from ...predicates import Compare
 from ...waist import Append, Delete, Engine, Key, Put, Scan
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..target import Target
 from ..values import FLOATS, INTEGERS, SEPARATED, STRINGS, SYNTAX
 from ..verbs import batch, commit, doc, pages, read, refused, rows, sorts
-
-pytestmark = on_one_loop
 
 
 async def _fill(engine: Engine, partition: str, *ops: Put) -> None:
@@ -231,6 +230,10 @@ async def test_the_whole_kind_is_in_order_of_partition_and_sort(database: Target
         for reverse in (False, True):
             found = await rows(engine, "note", limit=limit, reverse=reverse)
             assert [(row.key.partition, row.key.sort) for row in found] == sorted(places, reverse=reverse)
+            for lo, hi in (("a", None), (None, "a\x00"), ("a\x00", "b"), ("", "\U0010ffff"), ("c", "d"), ("b", "a")):
+                found = await rows(engine, "note", limit=limit, reverse=reverse, lo=lo, hi=hi)
+                wanted = [place for place in places if place[0] >= (lo or "") and (hi is None or place[0] < hi)]
+                assert [(row.key.partition, row.key.sort) for row in found] == sorted(wanted, reverse=reverse)
             found = await rows(engine, "event", limit=limit, reverse=reverse)
             assert len(found) == 16
             assert [row.key for row in found] == sorted((row.key for row in found), reverse=reverse)
@@ -292,6 +295,7 @@ async def test_a_cursor_of_another_scan_is_refused(engine: Engine, name: Names) 
         replace(scan, reverse=True),
         replace(scan, lo="1"),
         replace(scan, hi="3"),
+        replace(scan, where=Compare("x", "exists", False)),
         replace(scan, prefix=()),
         replace(scan, kind="state"),
         Scan("event", prefix=(name("p"),)),

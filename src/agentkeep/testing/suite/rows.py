@@ -7,10 +7,8 @@ import pytest
 from ...errors import Invalid
 from ...waist import Append, Check, Delete, Engine, Key, Put
 from ..fixtures import Names
-from ..marks import case, on_one_loop
+from ..marks import case
 from ..verbs import answers, batch, by_key, commit, conflict, doc, done, head, new_id, numbers, read, refused, rows
-
-pytestmark = on_one_loop
 
 
 async def test_a_row_comes_back_as_it_was_put(engine: Engine, name: Names) -> None:
@@ -163,6 +161,26 @@ async def test_a_failed_expectation_writes_nothing(engine: Engine, name: Names) 
     assert await rows(engine, "event", name("p")) == []
     assert await head(engine, "event", name("p")) is None
     assert (await commit(engine, name("p"), Append("event", doc(1)))).seqs == (1,)
+
+
+@case("S10")
+async def test_neither_errors_nor_logs_show_documents(
+    engine: Engine, name: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    secret = doc("canary-8d1f")
+    facets = {"x": "canary-8d1f"}
+    await commit(engine, name("p"), Put("note", "a", secret, {}, facets), Append("event", secret, {}, facets))
+    errors = [
+        await refused(engine, batch(name("p"), Put("note", "a", secret, {}, facets, expect="absent"))),
+        await refused(engine, batch(name("p"), Append("event", secret, {}, facets, after=9))),
+        await refused(engine, batch(name("p"), Put("nope", "a", secret, {}, facets))),
+        await refused(engine, batch(name("p"), Put("note", "a", secret * 40_000, {}, facets))),
+    ]
+    for error in errors:
+        assert "canary-8d1f" not in f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
+    assert "canary-8d1f" not in caplog.text
+    assert "canary-8d1f" not in f"{engine!r} {vars(engine)}"
 
 
 async def test_a_batch_is_checked_against_the_state_before_it(engine: Engine, name: Names) -> None:
