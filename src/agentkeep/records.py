@@ -34,7 +34,6 @@ import msgspec
 
 from . import codec
 from .errors import Corrupt, Invalid, Key
-from .keys import seq_of
 from .predicates import Facet
 from .waist import ROW_COLUMNS, Append, Column, Expect, Facets, Index, IndexSpec, KindSpec, Put, Row, Scalar, ScalarType
 
@@ -162,12 +161,12 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
 
     def decode(self, row: Row) -> T:
         """The value of a row. Raises Corrupt, with the key."""
-        if self.version == 1 and row.doc[codec.HEADER : codec.HEADER + len(_MARKED)] != _MARKED:
+        if self.version == 1 and not row.doc.startswith(_MARKED, codec.HEADER):
             value = codec.decode(row.doc, self.type, row.key)
         else:
             value = self._convert(self._current(row), row)
         if self.log is not None:
-            msgspec.structs.force_setattr(cast(msgspec.Struct, value), self.log, seq_of(row.key.sort))
+            msgspec.structs.force_setattr(cast(msgspec.Struct, value), self.log, int(row.key.sort))
         return value
 
     def unknown(self, row: Row) -> dict[str, Any]:
