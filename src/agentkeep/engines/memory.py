@@ -6,7 +6,6 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import msgspec
 
@@ -147,7 +146,8 @@ class Memory:
             stop = min(stop, bisect_left(order, after))
         elif after is not None:
             start = max(start, bisect_right(order, after))
-        return reversed(order[start:stop]) if scan.reverse else islice(order, start, stop)
+        places = range(stop - 1, start - 1, -1) if scan.reverse else range(start, stop)
+        return map(order.__getitem__, places)
 
     def _commit(self, batch: Batch, restore: bool) -> Receipt | StoreError:
         logs = self._logs if restore else frozenset[str]()
