@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from importlib.metadata import EntryPoint, EntryPoints
 
 import msgspec
 import pytest
@@ -143,15 +142,14 @@ def test_a_broken_module_of_ours_is_not_taken_for_a_missing_driver(monkeypatch: 
 
 
 def test_an_entry_point_brings_a_third_party_engine(monkeypatch: pytest.MonkeyPatch):
-    class Point:
-        def load(self) -> Any:
-            return sys.modules["agentkeep.engines.memory"]
-
-    def entry_points(group: str, name: str = "") -> Any:
-        return [Point()] if name == "theirs" else []
-
-    monkeypatch.setattr(urls, "entry_points", entry_points)
+    point = EntryPoint("theirs", "agentkeep.engines.memory", urls.GROUP)
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: EntryPoints([point] if group == urls.GROUP else [])
+    )
     assert isinstance(engine("theirs://"), Memory)
+    assert "theirs" in schemes()
+    with pytest.raises(Invalid, match="theirs"):
+        engine("thers://")
 
 
 def test_building_an_engine_does_no_io():
