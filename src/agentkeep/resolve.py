@@ -16,7 +16,7 @@ import msgspec
 
 from .errors import Conflict, Invalid
 from .keys import escape, seq_of, seq_sort
-from .waist import HEAD, Append, Batch, Delete, Expect, Head, Key, KindSpec, Put, Receipt, Rev, Row, Trim
+from .waist import HEAD, Append, Batch, Check, Delete, Expect, Head, Key, KindSpec, Put, Receipt, Rev, Row, Trim
 
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -98,6 +98,19 @@ def simple(batch: Batch) -> bool:
         if not ((type(op) is Append and op.after is None) or (type(op) is Put and op.expect == "any")):
             return False
     return lane(batch) != ""
+
+
+def guarded(batch: Batch) -> Check | None:
+    """The one check of a batch that is simple but for it, and asks for a rev; None for every other batch.
+
+    Such a batch reads the head of its log and one row. Where that row is as expected it does what the simple batch
+    without the check does; where it is not, `resolve` says so.
+    """
+    checks = [op for op in batch.ops if type(op) is Check]
+    if len(checks) != 1 or checks[0].expect in ("any", "absent", "exists"):
+        return None
+    rest = tuple([op for op in batch.ops if op is not checks[0]])
+    return checks[0] if rest and simple(msgspec.structs.replace(batch, ops=rest)) else None
 
 
 def resolve(batch: Batch, found: Found, logs: Set[str] = frozenset()) -> Plan | Receipt:

@@ -13,8 +13,8 @@ import msgspec
 from ..errors import Key, StoreError
 from ..ids import HOUR, Clock
 from ..keys import escape, pack, seq_of
-from ..resolve import Found, Memo, Plan, lane, reads, receipt_of, resolve, simple, token
-from ..waist import REMEMBERED, Append, Batch, Delete, Head, KindSpec, Put, Receipt, Row
+from ..resolve import Found, Memo, Plan, guarded, lane, reads, receipt_of, resolve, simple, token
+from ..waist import REMEMBERED, Append, Batch, Check, Delete, Head, KindSpec, Put, Receipt, Row
 from ._postgres_errors import ENGINE, UniqueViolation
 from ._postgres_pool import Attempt, Connection, Source, call, fetch, transaction
 from ._postgres_sql import Shape, Statements, lock_of, representable, value_columns
@@ -78,7 +78,7 @@ class Writer:
         units: list[list[int]] = []
         before: str | None = None
         for number in numbers:
-            log = lane(batches[number]) if not restore and simple(batches[number]) else None
+            log = lane(batches[number]) if not restore and self._shares(batches[number]) else None
             if log is not None and log == before and len(units[-1]) < GROUP:
                 units[-1].append(number)
             else:
@@ -90,7 +90,7 @@ class Writer:
         batch = unit[0]
         if restore:
             return [await self._decided(batch, True)]
-        if not simple(batch):
+        if not self._shares(batch):
             return [await self._single(batch)]
         line = self._lines[lane(batch)]
         if not line.enter(batch.partition):
@@ -99,6 +99,10 @@ class Writer:
             return [await self._alone(batch)] if len(unit) == 1 else (await self._together([unit]))[0]
         finally:
             line.leave(batch.partition)
+
+    def _shares(self, batch: Batch) -> bool:
+        """Whether one statement can decide it, with others if need be."""
+        return simple(batch) or ((check := guarded(batch)) is not None and check.kind not in self._logs)
 
     # --- appends -------------------------------------------------------------------------------------------------
 
@@ -157,14 +161,20 @@ class Writer:
         together: dict[str, list[Batch]] = defaultdict(list)
         for unit in units:
             together[escape(unit[0].partition)] += unit
-        places: list[tuple[str, int, int, bool]] = []
+        places: list[tuple[str, int, int, bool, str | None, str | None]] = []
+        guard: str | None = None
         rows: list[tuple[Any, ...]] = []
         puts: dict[str, dict[tuple[str, str], tuple[Any, ...]]] = {}
         for partition in sorted(together):
             batches = together[partition]
+            check = _one_check(batches)
+            if check is _NEVER or (check is not None and guard not in (None, check.kind)):
+                continue  # One statement cannot tell: no number comes back, and each is decided by itself.
+            guard = guard if check is None else check.kind
             count = back = sum(map(_appended, batches))
             opened = next(op.expect for op in batches[0].ops if isinstance(op, Append)) == "exists"
-            places.append((partition, count, lock_of(partition), opened))
+            sort, rev = (None, None) if check is None else (escape(check.sort), check.expect)
+            places.append((partition, count, lock_of(partition), opened, sort, rev))
             for batch in batches:
                 memory = (token(batch), batch.digest)
                 for op in batch.ops:
@@ -176,12 +186,12 @@ class Writer:
                         row = (partition, escape(op.sort), *self._values(op, batch.id))
                         puts.setdefault(op.kind, {})[row[0], row[1]] = row
         kinds = tuple(sorted(puts))
-        args = _arrays(4, places)
+        args = _arrays(6, places)
         log = lane(units[0][0])
         args += _arrays(len(value_columns(self._kinds[log])) + 4, rows)
         for kind in kinds:
             args += _arrays(len(value_columns(self._kinds[kind])) + 2, puts[kind].values())
-        return self._statements.appends(log, kinds), args
+        return self._statements.appends(log, kinds, guard), args
 
     def _values(self, op: Put | Append | Row, rev: str) -> tuple[Any, ...]:
         """The values of `value_columns`."""
@@ -422,6 +432,20 @@ class Line:
 def trim_mark(kind: str, partition: str) -> str:
     """The name of the entry by which housekeeping finds the hidden rows of a log."""
     return f"trim/{kind}/{partition}"
+
+
+_NEVER = Check("", "", "never")
+"""Stands for checks that one statement cannot make."""
+
+
+def _one_check(batches: Sequence[Batch]) -> Check | None:
+    """What must stand for the batches of a partition; _NEVER where one statement cannot tell."""
+    checks = {op for batch in batches for op in batch.ops if isinstance(op, Check)}
+    if not checks:
+        return None
+    first = checks.pop()
+    changed = any(isinstance(op, Put) and op.kind == first.kind for batch in batches for op in batch.ops)
+    return _NEVER if checks or changed else first
 
 
 def _appended(batch: Batch) -> int:

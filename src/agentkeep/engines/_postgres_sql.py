@@ -179,20 +179,34 @@ class Statements:
             f"SELECT $1, h.seq, {marks} FROM h RETURNING seq"
         )
 
-    def appends(self, name: str, puts: tuple[str, ...]) -> str:
+    def appends(self, name: str, puts: tuple[str, ...], guard: str | None = None) -> str:
         """Rows appended to the logs of several partitions, with puts that expect nothing in kinds `puts`.
 
-        $1 partitions, sorted; $2 how many rows; $3 locks; $4 whether the log must be open. Then of each row: the
-        partition, how far it is from the last of its partition, the values, token, digest. Then of each row of each
-        kind in `puts`: the partition, the sort key, the values. Gives (partition, last number) of those appended to.
+        $1 partitions, sorted; $2 how many rows; $3 locks; $4 whether the log must be open; $5 and $6 the sort key and
+        the rev of a row of kind `guard` that must stand, or NULL. Then of each row: the partition, how far it is from
+        the last of its partition, the values, token, digest. Then of each row of each kind in `puts`: the partition,
+        the sort key, the values. Gives (partition, last number) of those appended to.
+
+        The guard's row is locked, so that its newest version is compared and not that of a snapshot from before the
+        lock: it cannot change until this is committed.
         """
         columns = [("p", "text"), ("back", "bigint"), *value_columns(self._kinds[name]), *_TOKEN]
-        rows, at = _unnest(columns, 5)
+        rows, at = _unnest(columns, 7)
         parts = [
-            f"l AS MATERIALIZED (SELECT u.p, u.n, u.m FROM unnest($1::text[], $2::bigint[], $3::int4[], $4::boolean[])"
-            f" u(p, n, k, m) WHERE {self._shared('u.k')})",
-            f"h AS (INSERT INTO {self._heads} AS h (partition, kind, seq) SELECT l.p, '{name}', l.n FROM l "
-            f"WHERE NOT l.m OR EXISTS (SELECT 1 FROM {self._heads} o WHERE o.partition = l.p AND o.kind = '{name}') "
+            "l AS MATERIALIZED (SELECT u.p, u.n, u.m, u.s, u.r FROM unnest($1::text[], $2::bigint[], $3::int4[], "
+            f"$4::boolean[], $5::text[], $6::text[]) u(p, n, k, m, s, r) WHERE {self._shared('u.k')})",
+        ]
+        stands = ""
+        if guard is not None:
+            parts.append(
+                f"g AS MATERIALIZED (SELECT t.partition FROM {self._names.of(guard)} t JOIN l ON t.partition = l.p "
+                "AND t.sort = l.s WHERE t.rev = l.r AND t.expires IS NULL FOR SHARE OF t)"
+            )
+            stands = "AND (l.r IS NULL OR l.p IN (SELECT partition FROM g)) "
+        parts += [
+            f"h AS (INSERT INTO {self._heads} AS h (partition, kind, seq) SELECT l.p, '{name}', l.n FROM l WHERE "
+            f"(NOT l.m OR EXISTS (SELECT 1 FROM {self._heads} o WHERE o.partition = l.p AND o.kind = '{name}')) "
+            f"{stands}"
             "ON CONFLICT (partition, kind) DO UPDATE SET seq = h.seq + excluded.seq WHERE h.sealed = 0 "
             "RETURNING partition, seq)",
             f"a AS (INSERT INTO {self._names.of(name)} (partition, seq, {_listed(columns[2:])}) "

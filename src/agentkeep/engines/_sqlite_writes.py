@@ -17,8 +17,8 @@ from ..codec import encode
 from ..errors import Invalid, Key, StoreError
 from ..ids import HOUR, Clock, time_of
 from ..keys import escape, pack, seq_of
-from ..resolve import Found, Memo, Plan, lane, reads, receipt_of, resolve, simple, token
-from ..waist import REMEMBERED, Append, Batch, Facets, Head, Index, KindSpec, Put, Receipt, Row
+from ..resolve import Found, Memo, Plan, guarded, lane, reads, receipt_of, resolve, simple, token
+from ..waist import REMEMBERED, Append, Batch, Check, Facets, Head, Index, KindSpec, Put, Receipt, Row
 from ._facets import facets_text
 from ._sql import Tables, live, sort_column
 from ._sqlite_file import FAILURES, Connection, store_error
@@ -164,8 +164,8 @@ class Writes:
         partition = escape(batch.partition)
         home = lane(batch) if logs is None else ""
         try:
-            if home and simple(batch) and (receipt := self._append(batch, partition, home)) is not None:
-                return receipt
+            if home and (simple(batch) or guarded(batch)) and (answer := self._append(batch, partition, home, now)):
+                return answer
             found = self._found(batch, partition, logs, home, now)
             plan = resolve(batch, found, logs or frozenset())
         except StoreError as error:
@@ -176,12 +176,15 @@ class Writes:
         self._write(batch, partition, found, plan, logs, home, now)
         return plan.receipt
 
-    def _append(self, batch: Batch, partition: str, home: str) -> Receipt | None:
-        """What `resolve` would decide for a simple batch on an open log; None if that is not all there is to it."""
+    def _append(self, batch: Batch, partition: str, home: str, now: int) -> Receipt | None:
+        """What `resolve` would decide for a simple or guarded batch; None if that is not all there is to it."""
         known, mark = self._kind(home), token(batch)
         head = self._execute(known.head, (partition,)).fetchone()
         if head is None or head[2] or self._execute(known.memo, (mark, partition)).fetchone() is not None:
             return None
+        for op in batch.ops:
+            if type(op) is Check and not self._holds(op, partition, now):
+                return None
         last, seqs = head[0], list[int | None]()
         digest = _digest(batch)
         for op in batch.ops:
@@ -195,7 +198,15 @@ class Writes:
                 seqs.append(None)
                 at = self._kind(op.kind)
                 self._execute(at.upsert, self._values(at, partition, escape(op.sort), batch.id, op))
+            else:
+                seqs.append(None)
         return Receipt(batch.id, tuple(seqs))
+
+    def _holds(self, op: Check, partition: str, now: int) -> bool:
+        known = self._kind(op.kind)
+        place = seq_of(op.sort) if known.log else escape(op.sort)
+        row = self._execute(known.rev, (partition, place, now)).fetchone()
+        return row is not None and row[0] == op.expect
 
     def _found(self, batch: Batch, partition: str, logs: Set[str] | None, home: str, now: int) -> Found:
         wanted = reads(batch, logs or frozenset())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...codec import decode, encode
 from ...errors import Conflict
-from ...waist import Append, Engine, Key, Put, Receipt, Scan
+from ...waist import Append, Check, Engine, Key, Op, Put, Receipt, Scan
 from ..checks import check_turns
 from ..fixtures import Names
 from ..marks import case, needs
@@ -62,6 +62,50 @@ async def test_coroutines_append_to_many_logs(engine: Engine, name: Names) -> No
     partitions = [name(f"{n}") for n in range(6)]
     told = await _together(engine, _appenders(8, 12, *partitions))
     assert await check_turns(engine, partitions, told) == 8 * 12
+
+
+@case("C1", "C7")
+async def test_an_append_that_checks_a_row_stands_between_the_changes_it_saw(database: Target, name: Names) -> None:
+    """Changes of a row are in the log too; each append that checked a rev comes after the change that made it and
+    before the next one. Writers have an engine each, so that no queue of one engine puts them in order."""
+    partition = name("p")
+    engines = [await database.open() for _ in range(4 if database.capabilities.shared else 1)]
+    made = await commit(engines[0], partition, Put("note", "r", doc(0)), Append("event", encode("change")))
+    revs = [made.id]
+
+    async def change() -> None:
+        for number in range(25):
+            put = Put("note", "r", doc(number), expect=revs[-1])
+            revs.append((await commit(engines[0], partition, put, Append("event", encode("change")))).id)
+
+    async def append(engine: Engine) -> int:
+        done = 0
+        ops: list[Op]
+        while len(revs) <= 25:
+            seen = revs[-1]
+            ops = [Check("note", "r", seen), Append("event", encode(seen))]
+            if done % 3 == 2:
+                ops.append(Put("note", seen, doc(seen)))
+            (answer,) = await answers(engine, batch(partition, *ops))
+            assert isinstance(answer, (Receipt, Conflict)), answer
+            done += isinstance(answer, Receipt)
+        return done
+
+    async with asyncio.timeout(60):
+        appending = asyncio.gather(*(append(engine) for engine in engines for _ in range(2)))
+        await change()
+        done = await appending
+    current = iter(revs)
+    rev, seen = "", 0
+    for row in await rows(engines[0], "event", partition, limit=1000):
+        said = decode(row.doc, str)
+        if said == "change":
+            rev = next(current)
+            assert row.rev == rev
+        else:
+            seen += 1
+            assert said == rev, "an append stands where the row it checked was another one"
+    assert seen == sum(done)
 
 
 @case("C1")
