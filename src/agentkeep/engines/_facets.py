@@ -32,6 +32,9 @@ def facets_text(facets: Facets) -> str | None:
     entries: list[str] = []
     for path, facet in facets.items():
         head = escape(path) + END
+        if type(facet) is str:
+            entries.append(f"{head}s{escape(facet)}")
+            continue
         if isinstance(facet, tuple):
             entries.append(head)
         for value in facet if isinstance(facet, tuple) else (facet,):

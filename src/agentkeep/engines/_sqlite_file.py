@@ -25,7 +25,7 @@ from ..waist import Column, KindSpec
 from ._facets import filter_sql
 from ._sql import FORMAT, Dialect, Tables, index_ddl, kind_ddl, sort_column, system_ddl, view_select
 
-CHECKPOINT_PAGES = 2000
+CHECKPOINT_PAGES = 4_000
 """Pages of write-ahead log after which a commit copies them into the database: 16 MB."""
 
 

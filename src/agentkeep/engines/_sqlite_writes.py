@@ -178,28 +178,34 @@ class Writes:
 
     def _append(self, batch: Batch, partition: str, home: str, now: int) -> Receipt | None:
         """What `resolve` would decide for a simple or guarded batch; None if that is not all there is to it."""
-        known, mark = self._kind(home), token(batch)
+        known = self._kind(home)
         head = self._execute(known.head, (partition,)).fetchone()
-        if head is None or head[2] or self._execute(known.memo, (mark, partition)).fetchone() is not None:
+        if head is None or head[2]:
             return None
         for op in batch.ops:
             if type(op) is Check and not self._holds(op, partition, now):
                 return None
-        last, seqs = head[0], list[int | None]()
-        digest = _digest(batch)
+        last: int = head[0]
+        seqs: list[int | None] = []
+        mark, digest = token(batch), _digest(batch)
         for op in batch.ops:
-            if type(op) is Append:
-                last += 1
-                seqs.append(last)
-                values = self._values(known, partition, last, batch.id, op)
-                self._execute(known.insert, (*values, mark, digest))
-                mark = digest = None
-            elif type(op) is Put:
+            if type(op) is not Append:
                 seqs.append(None)
+                continue
+            last += 1
+            seqs.append(last)
+            values = self._values(known, partition, last, batch.id, op)
+            try:
+                self._execute(known.insert, (*values, mark, digest))
+            except apsw.ConstraintError:
+                if mark is None:
+                    raise
+                return None  # The token is there: the batch was committed before, and nothing of it is written now.
+            mark = digest = None
+        for op in batch.ops:
+            if type(op) is Put:
                 at = self._kind(op.kind)
                 self._execute(at.upsert, self._values(at, partition, escape(op.sort), batch.id, op))
-            else:
-                seqs.append(None)
         return Receipt(batch.id, tuple(seqs))
 
     def _holds(self, op: Check, partition: str, now: int) -> bool:
