@@ -357,7 +357,7 @@ class Dying:
 
 
 async def test_of_many_dead_connections_a_call_meets_only_one() -> None:
-    made = iter([Dying(True)] * 8 + [Dying(False)] * 8)
+    made = iter([*(Dying(True) for _ in range(8)), *(Dying(False) for _ in range(8))])
 
     async def connect() -> Any:
         return next(made)
