@@ -35,6 +35,7 @@ class Connection(Protocol):
     def terminate(self) -> None: ...
     def is_closed(self) -> bool: ...
     def get_server_pid(self) -> int: ...
+    def get_settings(self) -> Any: ...
 
 
 Connect = Callable[[], Awaitable[Connection]]
@@ -44,9 +45,41 @@ def connector(settings: Mapping[str, Any]) -> Connect:
     """How to make a connection: `asyncpg.connect` with these settings."""
 
     async def connect() -> Connection:
-        return cast(Connection, await cast(Any, asyncpg).connect(**settings))
+        return acquainted(cast(Connection, await cast(Any, asyncpg).connect(**settings)))
 
     return connect
+
+
+def acquainted(connection: Connection) -> Connection:
+    """A connection that knows the arrays we send: it would look them up, with a SET for the session, at first use."""
+    connection.get_settings().register_data_types(_ARRAYS)
+    return connection
+
+
+def _array(oid: int, name: str, element: int) -> Mapping[str, object]:
+    return {
+        "oid": oid,
+        "ns": "pg_catalog",
+        "name": name,
+        "kind": b"b",
+        "basetype": None,
+        "elemtype": element,
+        "elemdelim": ",",
+        "range_subtype": None,
+        "attrtypoids": None,
+        "attrnames": None,
+    }
+
+
+# Object ids as in PostgreSQL's pg_type.dat, which never change.
+_ARRAYS = [
+    _array(1000, "_bool", 16),
+    _array(1001, "_bytea", 17),
+    _array(1007, "_int4", 23),
+    _array(1009, "_text", 25),
+    _array(1016, "_int8", 20),
+    _array(3807, "_jsonb", 3802),
+]
 
 
 class Source(Protocol):
@@ -234,7 +267,7 @@ class Lent:
         return None
 
     async def take(self, fresh: bool = False) -> Connection:
-        return cast(Connection, await self._pool.acquire(timeout=self._timeout))
+        return acquainted(cast(Connection, await self._pool.acquire(timeout=self._timeout)))
 
     def give(self, connection: Connection) -> Awaitable[None]:
         return cast("Awaitable[None]", self._pool.release(connection))
