@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from functools import cached_property
@@ -19,7 +18,7 @@ from .blobs.bodies import Bodies, large_ones
 from .connection import Connection
 from .errors import Closed, Conflict, Contention, Corrupt, IndexNotReady, Invalid, Key, NotFound, StoreError
 from .ids import DAY, Clock, Ids, system_clock
-from .layers.retry import Sleep
+from .layers.retry import Sleep, pause
 from .layers.scope import Scope, checked_tenant
 from .pages import Page
 from .predicates import Where, evaluate, parse
@@ -59,7 +58,7 @@ class Store:
         trace: bool = False,
         clock: Clock = system_clock,
         inline: bool = False,
-        sleep: Sleep = asyncio.sleep,
+        sleep: Sleep = pause,
     ) -> Store:
         """A store for a URL; a bare path is a SQLite file. No I/O happens before it is entered or awaited.
 
@@ -80,7 +79,7 @@ class Store:
         records: Iterable[type[Any]] = (),
         trace: bool = False,
         clock: Clock = system_clock,
-        sleep: Sleep = asyncio.sleep,
+        sleep: Sleep = pause,
     ) -> Store:
         """A store on an engine made by the caller: one with a pool handed in, or a custom one."""
         from .features import RECORDS

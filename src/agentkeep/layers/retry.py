@@ -17,6 +17,13 @@ FIRST = 0.025
 LONGEST = 2.0
 
 
+async def pause(seconds: float) -> None:
+    """Wait, and let other tasks go on."""
+    import asyncio  # a third of the time that importing agentkeep takes, and needed by no sync application
+
+    await asyncio.sleep(seconds)
+
+
 class Retry:
     """Up to `tries` attempts, the pauses between them doubling from 25 ms, with jitter.
 
