@@ -221,7 +221,6 @@ async def test_kinds_indexes_and_views_are_added(place: Place) -> None:
 async def test_indexes_of_a_big_table_are_built_beside_its_writers(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     engine = await place.open(Schema((KindSpec("note"),)))
     await place.fetch(
         "INSERT INTO {s}.note (partition, sort, rev, doc) SELECT 'p', n::text, 'r', $1 FROM generate_series(1, 9000) n",
