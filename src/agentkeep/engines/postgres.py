@@ -235,16 +235,12 @@ class Postgres:
             raise Invalid(f"the database is encoded in {server.encoding}", hint="Use one in UTF8.", engine=ENGINE)
         name = f"{self._names.schema or server.schema}.{self._names.prefix}"
         missing = await call(source, "open", partial(_missing, made))
-        if missing and self._options.ddl == "create":
+        if self._options.ddl == "create" and _can_be_made(missing):
             await call(source, "open", partial(_create, missing, lock_of(f"ddl {name}")))
             await call(source, "open", partial(_build, missing))
             missing = await call(source, "open", partial(_missing, made))
         if missing:
-            what = [f"{part.part.what} {part.part.name} {part.part.detail}".rstrip() for part in missing]
-            more = f" and {len(what) - 3} more" if len(what) > 3 else ""
-            hint = "Let a role that may create objects run agentkeep.engines.postgres.print_ddl()."
-            text = f"the database lacks {', '.join(what[:3])}{more}"
-            raise SchemaMismatch(text, engine=ENGINE, operation="open", hint=hint)
+            raise _lacks(missing)
         await call(source, "open", partial(_compatible, self._names.of("meta")))
         await self._warm(source)
         kinds = {kind.name: kind for kind in schema.kinds}
@@ -303,6 +299,19 @@ class _Lack(NamedTuple):
     part: Part
     broken: bool
     big: bool
+
+
+def _can_be_made(missing: list[_Lack]) -> bool:
+    """Whether only what can be added is missing: a table that is there has its own columns."""
+    tables = {lack.part.name for lack in missing if lack.part.what == "table"}
+    return bool(missing) and all(lack.part.sql or lack.part.name in tables for lack in missing)
+
+
+def _lacks(missing: list[_Lack]) -> SchemaMismatch:
+    what = [f"{part.what} {part.name} {part.detail if part.what == 'column' else ''}".rstrip() for part, *_ in missing]
+    more = f" and {len(what) - 3} more" if len(what) > 3 else ""
+    hint = "Let a role that may create objects run agentkeep.engines.postgres.print_ddl()."
+    return SchemaMismatch(f"the database lacks {', '.join(what[:3])}{more}", engine=ENGINE, operation="open", hint=hint)
 
 
 async def _missing(made: list[Part], attempt: Attempt) -> list[_Lack]:
