@@ -102,16 +102,20 @@ class Postgres:
         self._home: Side | None = None
         self._away: _Away | None = None
         self._make: Callable[[Source], Side] | None = None
+        self._schema: Schema | None = None
         self._unprepared = self._options.pooler == "transaction"
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def open(self, schema: Schema) -> None:
         """Connect, create or verify the tables. The event loop that runs this is the engine's home."""
-        if self._home is not None and not self._home.loop.is_closed():
-            if self._home.loop is not asyncio.get_running_loop():
-                return await self._over(self._home.loop, lambda: self.open(schema))
-            await self._prepare(self._home.source, schema)
+        home = self._home
+        if home is not None and not home.loop.is_closed():
+            if home.loop is not asyncio.get_running_loop():
+                return await self._over(home.loop, lambda: self.open(schema))
+            if schema != self._schema:
+                await self._prepare(home.source, schema)
+                await home.keeper.stop()
             return None
         checked(schema.kinds)
         source: Source | None = None
@@ -122,6 +126,8 @@ class Postgres:
             if source is not None:
                 await source.close()
             raise
+        if home is not None:
+            home.source.abandon()
         return None
 
     async def close(self) -> None:
@@ -195,6 +201,8 @@ class Postgres:
         options, url = self._options, self._url
         given = ("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "target_session_attrs")
         asked = {name: value for name in given if (value := getattr(options, name)) is not None}
+        # Compiling a query takes longer than our queries do. Poolers refuse settings they do not know.
+        quick = {"jit": "off"} if options.pooler == "auto" and not probe and not self._unprepared else {}
         settings = {
             "dsn": f"postgresql://?{urlencode(asked)}",
             "host": url.host or options.host,
@@ -206,7 +214,7 @@ class Postgres:
             "statement_cache_size": 0 if probe or self._unprepared else 1000,
             "max_cached_statement_lifetime": 0,
             "max_cacheable_statement_size": 0,
-            "server_settings": {"application_name": options.application_name},
+            "server_settings": {"application_name": options.application_name, **quick},
         }
         return Pool(connector(settings), options.pool_max, options.timeout)
 
@@ -245,8 +253,12 @@ class Postgres:
         await self._warm(source)
         kinds = {kind.name: kind for kind in schema.kinds}
         statements = Statements(self._names, kinds, crc32(name.encode()) - 0x80000000)
-        self._make = lambda source: Side(source, statements, self._names, kinds, self._clock)
-        self._home = self._make(source)
+        with self._lock:
+            self._make = lambda source: Side(source, statements, self._names, kinds, self._clock)
+            self._home, self._schema = self._make(source), schema
+            away, self._away = self._away, None
+        if away is not None:
+            await away.close()
 
     async def _warm(self, source: Source) -> None:
         taken = [await source.take() for _ in range(self._options.pool_min)] if isinstance(source, Pool) else []
