@@ -280,11 +280,14 @@ def test_a_call_that_another_thread_closes_under_is_broken_off(database: Databas
         except Closed as error:
             caught.append(error)
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     assert asked.wait(10)
-    store.close()
-    thread.join(10)
+    closing = threading.Thread(target=store.close, daemon=True)
+    closing.start()
+    for one in (closing, thread):
+        one.join(10)
+        assert not one.is_alive()
     assert [type(error) for error in caught] == [Closed]
 
 
