@@ -20,7 +20,7 @@ from agentkeep.schema import Tenants
 from agentkeep.testing.target import MovedClock
 from agentkeep.urls import engine as engine_of
 from agentkeep.urls import parse
-from agentkeep.waist import Engine, Page, Scan
+from agentkeep.waist import Batch, Engine, Page, Scan
 
 POSTGRES = "AGENTKEEP_TEST_POSTGRES"
 """The environment variable that names a PostgreSQL server: `make test` starts one."""
@@ -63,6 +63,10 @@ class Database:
         view._clock = clock or self.clock
         return view
 
+    def _turning(self, engine: Engine) -> Engine:
+        """An engine that never suspends would let no two tasks meet."""
+        return engine if self._memory is None else Turning(engine)
+
     async def open(
         self,
         *,
@@ -76,7 +80,7 @@ class Database:
         """A store on this database, as another process would open it. `wrap` puts a layer around its engine."""
         engine = self.engine(clock)
         store = Store.on(
-            engine if wrap is None else wrap(engine),
+            self._turning(engine) if wrap is None else wrap(self._turning(engine)),
             tenants=tenants,
             records=records,
             trace=trace,
@@ -102,6 +106,49 @@ def postgres_url() -> str:
     url = os.environ.get(POSTGRES)
     assert url, f"{POSTGRES} is not set: `make test` starts the server and sets it"
     return url
+
+
+class Turning:
+    """An engine that lets other tasks go on before and after each of its calls, as one over a network does."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner = inner
+        self.capabilities = inner.capabilities
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
+            await asyncio.sleep(0)
+            answer = await getattr(self.inner, name)(*args, **options)
+            await asyncio.sleep(0)
+            return answer
+
+        return call
+
+
+class Meeting:
+    """An engine that lets something happen once, before it is asked an operation about a kind."""
+
+    def __init__(self, inner: Engine, operation: str, kind: str) -> None:
+        self.inner = inner
+        self.capabilities = inner.capabilities
+        self.meet: Callable[[], Any] | None = None
+        self._about = operation, kind
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
+            if self.meet is not None and name == self._about[0] and self._about[1] in _kinds(args[0]):
+                meet, self.meet = self.meet, None
+                await meet()
+            return await getattr(self.inner, name)(*args, **options)
+
+        return call
+
+
+def _kinds(asked: Any) -> set[str]:
+    """The kinds that the argument of get, scan or commit is about."""
+    if isinstance(asked, Scan):
+        return {asked.kind}
+    return {op.kind for one in asked for op in (one.ops if isinstance(one, Batch) else [one])}
 
 
 class Script:

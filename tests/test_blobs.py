@@ -24,13 +24,15 @@ from agentkeep import (
     record,
 )
 from agentkeep.blobs.bodies import INLINE, TOGETHER
-from agentkeep.blobs.rows import CHUNK, KINDS
+from agentkeep.blobs.rows import CHUNK, KINDS, Moved, RowBlobs, whole
+from agentkeep.engines.memory import Memory
+from agentkeep.ids import Ids
 from agentkeep.keys import seq_sort
 from agentkeep.records import record_of
 from agentkeep.testing.marks import case
 from agentkeep.testing.verbs import dumped
-from agentkeep.waist import HEAD, Batch, Delete, Engine, Key, Put, Row
-from engines import Database, Script
+from agentkeep.waist import HEAD, Batch, Delete, Key, Put, Row
+from engines import Database, Meeting, Script
 
 
 @record("paper", partition="id", indexes={"by_topic": ("topic", "id")}, facets=("topic",))
@@ -286,28 +288,13 @@ async def test_collect_leaves_bodies_of_kinds_it_does_not_know(papers: Store, da
 # --- races -----------------------------------------------------------------------------------------------------------
 
 
-class Meeting:
-    """An engine that lets something happen before a scan of chunks: between the reads of a row and of its body."""
-
-    def __init__(self, inner: Engine) -> None:
-        self.inner = inner
-        self.capabilities = inner.capabilities
-        self.meet: Callable[[], Any] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    async def scan(self, scan: Any) -> Any:
-        if scan.kind == "blob_chunk" and self.meet is not None:
-            meet, self.meet = self.meet, None
-            await meet()
-        return await self.inner.scan(scan)
-
-
 @pytest.fixture
 async def met(database: Database) -> tuple[Store, Meeting]:
+    """A store that lets something happen between its reads of a row and of its body."""
     made: list[Meeting] = []
-    store = await database.open(records=[Paper], wrap=lambda engine: made.append(Meeting(engine)) or made[0])
+    store = await database.open(
+        records=[Paper], wrap=lambda engine: made.append(Meeting(engine, "scan", "blob_chunk")) or made[0]
+    )
     return store, made[0]
 
 
@@ -452,6 +439,32 @@ async def test_a_write_that_breaks_off_at_any_call_is_whole_or_absent(database: 
         assert await leftovers(store) == []
         number += 1
     assert number >= 3
+
+
+@case("C2")
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_an_upload_that_fails_says_that_nothing_was_committed(database: Database, fault: Any):
+    script = Script("commit")
+    store = await database.open(records=[Paper], wrap=script.wrap)
+    for number in range(2):  # 900,000 bytes are two commits of chunks
+        script.set(*["ok"] * number, fault, then="before")
+        with pytest.raises(StoreError) as caught:
+            await store.put(Paper(id="a", body=body(900_000)))
+        assert caught.value.outcome == "none"
+    script.set()
+    assert await store.get(Paper, "a") is None
+    assert await store.sweep(older_than=-1) == (1 if fault == "before" else 2)
+    assert await leftovers(store) == []
+
+
+async def test_a_body_that_is_cut_is_corrupt_before_it_is_decoded():
+    class Cut(RowBlobs):
+        async def read(self, blob: str) -> bytes | None:
+            return b"x" * 9
+
+    doc = codec.frame(codec.MOVED, msgspec.json.encode(Moved("b.0", 10)))
+    with pytest.raises(Corrupt, match="missing or cut"):
+        await whole(Cut(Memory(), Ids(), lambda: 0), Row(Key("paper", "a", ""), "r", doc))
 
 
 @case("F5")

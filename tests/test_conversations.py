@@ -31,12 +31,15 @@ from agentkeep import (
     TooLarge,
     ToolCall,
     ToolResult,
+    Unavailable,
+    codec,
 )
 from agentkeep.ids import HOUR, SECOND
-from agentkeep.keys import partition
+from agentkeep.keys import partition, seq_sort
 from agentkeep.testing.marks import case
 from agentkeep.testing.values import DOCUMENTS, HUGE, SEPARATED, STRINGS, SYNTAX
-from engines import Database, Script
+from agentkeep.waist import Batch, Key, Put
+from engines import Database, Meeting, Script
 
 
 @pytest.fixture
@@ -861,9 +864,7 @@ async def test_a_recreated_conversation_goes_on_counting(store: Store, talk: Con
 async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, database: Database):
     other = await (await database.open()).conversations.get(talk.id)
     assert other is not None
-    stop = False
     acknowledged: list[int] = []
-    late: list[int] = []
 
     async def write(handle: Conversation) -> None:
         while True:
@@ -872,8 +873,6 @@ async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, data
             except NotFound:
                 return
             acknowledged.append(event.index)
-            if stop:
-                late.append(event.index)
             await asyncio.sleep(0)
 
     tasks = [asyncio.create_task(write(handle)) for handle in (talk, other) for _ in range(3)]
@@ -881,7 +880,7 @@ async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, data
         await asyncio.sleep(0)
     await talk.delete()
     before = len(acknowledged)
-    await asyncio.gather(*tasks)
+    await asyncio.wait_for(asyncio.gather(*tasks), 10)
     assert await indexes(talk) == []
     again = await talk._store.conversations.create(talk.id)
     made = await again.append("new")
@@ -906,7 +905,7 @@ async def test_close_refuses_concurrent_appenders(talk: Conversation):
         await asyncio.sleep(0)
     await talk.close()
     length = await talk.length()
-    await asyncio.gather(*tasks)
+    await asyncio.wait_for(asyncio.gather(*tasks), 10)
     assert await talk.length() == length
     assert await indexes(talk) == sorted(acknowledged) == list(range(1, length + 1))
 
@@ -1294,6 +1293,55 @@ async def test_forks_with_one_id_at_once_are_one_fork(talk: Conversation, databa
     assert (await copies[1].append("mine")).index == 161
 
 
+async def met(database: Database, operation: str, kind: str) -> tuple[Store, Meeting]:
+    made: list[Meeting] = []
+    store = await database.open(wrap=lambda engine: made.append(Meeting(engine, operation, kind)) or made[0])
+    return store, made[0]
+
+
+async def test_a_fork_that_comes_late_changes_nothing_of_one_that_is_finished(ten: Conversation, database: Database):
+    """It has read the events, and meanwhile another one finishes the fork, which is then used."""
+    store, engine = await met(database, "commit", "event")
+    slow = await store.conversations.get(ten.id)
+    assert slow is not None
+    await begin(ten, database, "f")
+
+    async def finish() -> None:
+        copy = await ten.fork(id="f")
+        edited = Text("mine")
+        await ten._store.update(Event, "f", seq_sort(3), lambda old: msgspec.structs.replace(old, content=edited))
+        await copy.append("more")
+
+    engine.meet = finish
+    copy = await slow.fork(id="f")
+    assert (await copy.get(3)).content == Text("mine")
+    assert await indexes(copy) == list(range(1, 12))
+
+
+async def begin(talk: Conversation, database: Database, id: str) -> None:
+    """A fork that broke off after its record was written."""
+    script = Script("commit")
+    mine = await (await database.open(wrap=script.wrap)).conversations.get(talk.id)
+    assert mine is not None
+    script.set("ok", then="before")
+    with pytest.raises(Unavailable):
+        await mine.fork(id=id)
+
+
+async def test_a_fork_whose_source_is_deleted_meanwhile_is_not_found(ten: Conversation, database: Database):
+    store, engine = await met(database, "scan", "event")
+    mine = await store.conversations.get(ten.id)
+    assert mine is not None
+    engine.meet = ten.delete
+    with pytest.raises(NotFound):
+        await mine.fork(id="f")
+    copy = await store.conversations.get("f")
+    assert copy is not None
+    with pytest.raises(Invalid, match="not complete"):
+        await copy.append("x")
+    await copy.delete()
+
+
 async def test_nothing_is_appended_to_a_fork_before_it_is_complete(talk: Conversation, database: Database):
     for _ in range(3):
         await talk.append_many(["x"] * 40)
@@ -1314,10 +1362,6 @@ async def test_nothing_is_appended_to_a_fork_before_it_is_complete(talk: Convers
 
 
 async def test_a_fork_keeps_what_this_version_does_not_know(ten: Conversation, store: Store, database: Database):
-    from agentkeep import codec
-    from agentkeep.keys import seq_sort
-    from agentkeep.waist import Batch, Key, Put
-
     key = Key("event", ten.id, seq_sort(3))
     row = await store.get_row(key)
     assert row is not None
@@ -1334,9 +1378,6 @@ async def test_a_fork_keeps_what_this_version_does_not_know(ten: Conversation, s
 
 
 async def test_one_damaged_event_does_not_hide_the_others(ten: Conversation, store: Store):
-    from agentkeep.keys import seq_sort
-    from agentkeep.waist import Batch, Put
-
     raw = store.connection.raw
     await raw.commit([Batch(ten.id, (Put("event", seq_sort(4), b"\x01junk", expect="exists"),), store.ids())])
     page = await ten.history()
@@ -1355,8 +1396,6 @@ async def test_one_damaged_event_does_not_hide_the_others(ten: Conversation, sto
 
 
 async def test_a_damaged_list_row_is_written_anew(talk: Conversation, store: Store):
-    from agentkeep.waist import Batch, Put
-
     await store.connection.raw.commit([Batch(talk.id, (Put("activity", "", b"junk"),), store.ids())])
     assert len((await store.conversations.list()).corrupt) <= 1
     await talk.update(title="new")

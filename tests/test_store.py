@@ -324,6 +324,19 @@ async def test_an_update_that_never_wins_is_contention(tasks: Store):
     assert all(0 <= pause <= 0.1 for pause in paused)
 
 
+@pytest.mark.parametrize("reason", ["once", "sealed"])
+async def test_a_conflict_that_another_try_cannot_change_is_raised_at_once(tasks: Store, reason: Any):
+    tried: list[int] = []
+
+    async def attempt() -> None:
+        tried.append(1)
+        raise Conflict(Key("task", "p", ""), None, None, reason)
+
+    with pytest.raises(Conflict):
+        await tasks.again(attempt, Key("task", "p", ""))
+    assert tried == [1]
+
+
 async def test_what_the_change_raises_comes_through(tasks: Store):
     await tasks.put(Task(id="p"))
 

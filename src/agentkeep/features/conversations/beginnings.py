@@ -52,6 +52,10 @@ def put_record(record: ConversationRecord, expect: Expect, keep: Mapping[str, An
 async def head_of(store: Store, partition: str) -> Head:
     """The head of the events in a partition."""
     (row,) = await store.engine.get((Key(EVENT.spec.name, partition, HEAD),))
+    return _head(row)
+
+
+def _head(row: Row | None) -> Head:
     return Head() if row is None else msgspec.json.decode(row.doc, type=Head)
 
 
@@ -124,16 +128,16 @@ async def _begin(store: Store, source: ConversationRecord, at: int | None, id: s
 async def _state_at(store: Store, id: str, at: int | None) -> tuple[int, State]:
     """The index to fork at, and the state there: as it is at the end, before it what the handoffs say."""
     partition = keys.partition(id)
-    while True:
-        length = (await head_of(store, partition)).seq
-        last = length if at is None else at
-        if not 0 <= last <= length:
-            raise Invalid(f"at={last} is not an index of this conversation, which ends at {length}", operation="fork")
-        if last < length:
-            return last, await _handed_over(store, id, last)
-        stored = await store.get(State, partition)
-        if (await head_of(store, partition)).seq == length:
-            return last, State(conversation=id) if stored is None else stored.value
+    head, row = await store.engine.get((Key(EVENT.spec.name, partition, HEAD), Key(STATE.spec.name, partition, "")))
+    length = _head(head).seq
+    last = length if at is None else at
+    if not 0 <= last <= length:
+        raise Invalid(f"at={last} is not an index of this conversation, which ends at {length}", operation="fork")
+    if last < length:
+        return last, await _handed_over(store, id, last)
+    if row is not None and is_moved(row.doc):
+        row = await store.get_row(row.key)
+    return last, State(conversation=id) if row is None else STATE.decode(row)
 
 
 async def _handed_over(store: Store, id: str, last: int) -> State:
