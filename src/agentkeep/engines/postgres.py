@@ -102,20 +102,16 @@ class Postgres:
         self._home: Side | None = None
         self._away: _Away | None = None
         self._make: Callable[[Source], Side] | None = None
-        self._schema: Schema | None = None
         self._unprepared = self._options.pooler == "transaction"
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def open(self, schema: Schema) -> None:
         """Connect, create or verify the tables. The event loop that runs this is the engine's home."""
-        home = self._home
-        if home is not None and not home.loop.is_closed():
-            if home.loop is not asyncio.get_running_loop():
-                return await self._over(home.loop, lambda: self.open(schema))
-            if schema != self._schema:
-                await self._prepare(home.source, schema)
-                await home.keeper.stop()
+        if self._home is not None and not self._home.loop.is_closed():
+            if self._home.loop is not asyncio.get_running_loop():
+                return await self._over(self._home.loop, lambda: self.open(schema))
+            await self._prepare(self._home.source, schema)
             return None
         checked(schema.kinds)
         source: Source | None = None
@@ -126,8 +122,6 @@ class Postgres:
             if source is not None:
                 await source.close()
             raise
-        if home is not None:
-            home.source.abandon()
         return None
 
     async def close(self) -> None:
@@ -201,8 +195,6 @@ class Postgres:
         options, url = self._options, self._url
         given = ("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "target_session_attrs")
         asked = {name: value for name in given if (value := getattr(options, name)) is not None}
-        # Compiling a query takes longer than our queries do. Poolers refuse settings they do not know.
-        quick = {"jit": "off"} if options.pooler == "auto" and not probe and not self._unprepared else {}
         settings = {
             "dsn": f"postgresql://?{urlencode(asked)}",
             "host": url.host or options.host,
@@ -214,7 +206,7 @@ class Postgres:
             "statement_cache_size": 0 if probe or self._unprepared else 1000,
             "max_cached_statement_lifetime": 0,
             "max_cacheable_statement_size": 0,
-            "server_settings": {"application_name": options.application_name, **quick},
+            "server_settings": {"application_name": options.application_name},
         }
         return Pool(connector(settings), options.pool_max, options.timeout)
 
@@ -243,22 +235,22 @@ class Postgres:
             raise Invalid(f"the database is encoded in {server.encoding}", hint="Use one in UTF8.", engine=ENGINE)
         name = f"{self._names.schema or server.schema}.{self._names.prefix}"
         missing = await call(source, "open", partial(_missing, made))
-        if self._options.ddl == "create" and _can_be_made(missing):
+        if missing and self._options.ddl == "create":
             await call(source, "open", partial(_create, missing, lock_of(f"ddl {name}")))
             await call(source, "open", partial(_build, missing))
             missing = await call(source, "open", partial(_missing, made))
         if missing:
-            raise _lacks(missing)
+            what = [f"{part.part.what} {part.part.name} {part.part.detail}".rstrip() for part in missing]
+            more = f" and {len(what) - 3} more" if len(what) > 3 else ""
+            hint = "Let a role that may create objects run agentkeep.engines.postgres.print_ddl()."
+            text = f"the database lacks {', '.join(what[:3])}{more}"
+            raise SchemaMismatch(text, engine=ENGINE, operation="open", hint=hint)
         await call(source, "open", partial(_compatible, self._names.of("meta")))
         await self._warm(source)
         kinds = {kind.name: kind for kind in schema.kinds}
         statements = Statements(self._names, kinds, crc32(name.encode()) - 0x80000000)
-        with self._lock:
-            self._make = lambda source: Side(source, statements, self._names, kinds, self._clock)
-            self._home, self._schema = self._make(source), schema
-            away, self._away = self._away, None
-        if away is not None:
-            await away.close()
+        self._make = lambda source: Side(source, statements, self._names, kinds, self._clock)
+        self._home = self._make(source)
 
     async def _warm(self, source: Source) -> None:
         taken = [await source.take() for _ in range(self._options.pool_min)] if isinstance(source, Pool) else []
@@ -311,19 +303,6 @@ class _Lack(NamedTuple):
     part: Part
     broken: bool
     big: bool
-
-
-def _can_be_made(missing: list[_Lack]) -> bool:
-    """Whether only what can be added is missing: a table that is there has its own columns."""
-    tables = {lack.part.name for lack in missing if lack.part.what == "table"}
-    return bool(missing) and all(lack.part.sql or lack.part.name in tables for lack in missing)
-
-
-def _lacks(missing: list[_Lack]) -> SchemaMismatch:
-    what = [f"{part.what} {part.name} {part.detail if part.what == 'column' else ''}".rstrip() for part, *_ in missing]
-    more = f" and {len(what) - 3} more" if len(what) > 3 else ""
-    hint = "Let a role that may create objects run agentkeep.engines.postgres.print_ddl()."
-    return SchemaMismatch(f"the database lacks {', '.join(what[:3])}{more}", engine=ENGINE, operation="open", hint=hint)
 
 
 async def _missing(made: list[Part], attempt: Attempt) -> list[_Lack]:
