@@ -889,6 +889,16 @@ async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, data
     assert len(acknowledged) - before <= 6  # replies that were on their way
 
 
+async def test_a_handle_that_outlived_its_database_writes_nothing(talk: Conversation, store: Store):
+    """It was active in this second, so no recency goes with the append that would find the record missing."""
+    async with Store.open("memory://", clock=store.clock) as empty:
+        late = Conversation(empty, talk.record, talk._rev)
+        late._active_s = store.clock() // SECOND
+        with pytest.raises(NotFound):
+            await late.append("x")
+        assert await late.length() == 0
+
+
 async def test_close_refuses_concurrent_appenders(talk: Conversation):
     acknowledged: list[int] = []
 
