@@ -244,7 +244,6 @@ def test_errors_are_one_sentence_and_a_stable_code(
 
 
 def test_an_unreachable_server_is_3_and_its_password_is_masked(ak: Ak):
-    pytest.importorskip("asyncpg")
     code, _, wrong = ak("list", "postgresql://me:secret@127.0.0.1:1/db")
     assert code == 3
     assert "secret" not in wrong

@@ -122,8 +122,8 @@ async def test_opening_again_changes_nothing(database: Database):
     assert before == after
 
 
-@pytest.mark.parametrize(("type", "match"), [(Changed, "by_topic"), (Logged, "log")])
-async def test_a_changed_declaration_is_refused(database: Database, type: Any, match: str):
+@pytest.mark.parametrize(("type", "match"), [(Changed, "by_topic"), (Logged, None)])
+async def test_a_changed_declaration_is_refused(database: Database, type: Any, match: str | None):
     await database.open(records=[Indexed])
     with pytest.raises(SchemaMismatch, match=match):
         await database.open(records=[type])

@@ -301,4 +301,13 @@ async def test_a_call_in_a_thread_gives_its_result_or_its_error_and_leaves_no_th
     assert await in_thread(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0)
-    await asyncio.to_thread(until, lambda: threading.active_count() <= before + 1)
+    assert threading.active_count() == before
+    go = threading.Event()
+    task = asyncio.ensure_future(in_thread(lambda: go.wait(5)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert threading.active_count() == before + 1
+    go.set()
+    until(lambda: threading.active_count() == before)

@@ -120,12 +120,16 @@ def tried(call: Callable[[], A]) -> A | BaseException:
 
 
 async def in_thread(call: Callable[[], A]) -> A:
-    """The result of a call that blocks, from a thread of its own."""
+    """The result of a call that blocks, from a thread of its own, which ends with it."""
     crew: Crew[Callable[[], A], A] = Crew("agentkeep-call", 1, lambda calls: [tried(call) for call in calls])
+    leave = crew.close
     try:
         return await crew.ask(call)
+    except asyncio.CancelledError:
+        leave = crew.end
+        raise
     finally:
-        crew.end()
+        leave()
 
 
 class _Asked(Generic[W, A]):
