@@ -861,6 +861,17 @@ async def test_a_recreated_conversation_goes_on_counting(store: Store, talk: Con
     assert await texts(again) == ["c"]
 
 
+@pytest.mark.xfail(strict=True, reason="the contract remembers a key with its partition, also of a deleted log")
+@case("C3")
+async def test_a_key_of_a_deleted_conversation_is_free_in_the_next_one(store: Store, talk: Conversation):
+    """Within 24 hours it is acknowledged with the old index, and the new conversation does not have it."""
+    await talk.append("x", key="k")
+    await talk.delete()
+    again = await store.conversations.create(talk.id)
+    await again.append("x", key="k")
+    assert await texts(again) == ["x"]
+
+
 async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, database: Database):
     other = await (await database.open()).conversations.get(talk.id)
     assert other is not None
