@@ -861,6 +861,17 @@ async def test_a_recreated_conversation_goes_on_counting(store: Store, talk: Con
     assert await texts(again) == ["c"]
 
 
+@pytest.mark.xfail(strict=True, reason="the contract remembers a key with its partition, also of a deleted log")
+@case("C3")
+async def test_a_key_of_a_deleted_conversation_is_free_in_the_next_one(store: Store, talk: Conversation):
+    """Within 24 hours it is acknowledged with the old index, and the new conversation does not have it."""
+    await talk.append("x", key="k")
+    await talk.delete()
+    again = await store.conversations.create(talk.id)
+    await again.append("x", key="k")
+    assert await texts(again) == ["x"]
+
+
 async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, database: Database):
     other = await (await database.open()).conversations.get(talk.id)
     assert other is not None
@@ -887,6 +898,16 @@ async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, data
     assert made.index > max(acknowledged)
     assert await indexes(again) == [made.index]
     assert len(acknowledged) - before <= 6  # replies that were on their way
+
+
+async def test_a_handle_that_outlived_its_database_writes_nothing(talk: Conversation, store: Store):
+    """It was active in this second, so no recency goes with the append that would find the record missing."""
+    async with Store.open("memory://", clock=store.clock) as empty:
+        late = Conversation(empty, talk.record, talk._rev)
+        late._active_s = store.clock() // SECOND
+        with pytest.raises(NotFound):
+            await late.append("x")
+        assert await late.length() == 0
 
 
 async def test_close_refuses_concurrent_appenders(talk: Conversation):
