@@ -1098,7 +1098,8 @@ async def test_list_rows_end_up_true_under_concurrent_updates_and_appends(
     )  # fmt: skip
     last = await talk.get(await talk.length())
     assert last is not None
-    assert row.active_s == last.created_us // SECOND
+    # Whoever was stamped first may be written last, and writes its recency anew after a conflict.
+    assert last.created_us // SECOND <= row.active_s <= database.clock() // SECOND
 
 
 # --- tail ------------------------------------------------------------------------------------------------------------

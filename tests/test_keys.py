@@ -60,6 +60,12 @@ def test_escaping_keeps_the_order_of_code_points_and_is_injective(a: str, b: str
     assert (escape(a) == escape(b)) is (a == b)
 
 
+def test_nothing_that_has_to_be_escaped_is_printable():
+    odd = [chr(point) for point in (0, 1, 2, *range(0xD7FF, 0xE000))]
+    assert not any(char.isprintable() for char in odd)
+    assert all(escape(f"a{char}b") != f"a{char}b" for char in odd)
+
+
 def test_every_code_point_near_the_edges_is_in_order():
     points = [*map(chr, range(0x200)), *map(chr, range(0xD700, 0xE100)), "\uffff", "\U00010000", "\U0010ffff"]
     assert [escape(one).encode() for one in points] == sorted(escape(one).encode() for one in points)

@@ -296,6 +296,27 @@ async def test_a_crew_that_loses_a_thread_tells_all_who_wait_and_all_who_come(si
     await asyncio.wait_for(asyncio.to_thread(crew.close), 5)
 
 
+async def test_a_crew_has_as_many_threads_as_were_busy_at_once() -> None:
+    seen: set[str] = set()
+    gate = threading.Semaphore(0)
+
+    def run(works: Sequence[int]) -> list[int]:
+        seen.add(f"{threading.get_ident()}")
+        gate.acquire(timeout=10)
+        return list(works)
+
+    crew: Crew[int, int] = Crew("test", 3, run, most=1)
+    gate.release(5)
+    assert [await crew.ask(number) for number in range(5)] == [0, 1, 2, 3, 4]
+    assert len(seen) == 1
+    tasks = [asyncio.ensure_future(crew.ask(number)) for number in range(8)]
+    await asyncio.to_thread(until, lambda: len(seen) == 3)
+    gate.release(8)
+    assert await asyncio.gather(*tasks) == list(range(8))
+    assert len(seen) == 3
+    await asyncio.to_thread(crew.close)
+
+
 async def test_a_call_in_a_thread_gives_its_result_or_its_error_and_leaves_no_thread() -> None:
     before = threading.active_count()
     assert await in_thread(lambda: 7) == 7

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, TypeAlias, TypeVar, cast
 from zlib import crc32
 
@@ -44,25 +45,56 @@ _SMALL = 2**63
 _TEXT = {str}
 
 
-def encode(value: object, *, sort: bool = False) -> bytes:
-    """A value as a framed document. Free data in it is expected to be checked (`check`). `sort`: names in order."""
+def encode(value: object) -> bytes:
+    """A value as a framed document. Free data in it is expected to be checked (`check`)."""
     try:
-        return frame(PLAIN, (_sorter if sort else _encoder).encode(value))
+        return frame(PLAIN, _encoder.encode(value))
     except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(value), allow_nan=False, separators=(",", ":"), sort_keys=sort)
-        return frame(ODD, text.encode())
+        return frame(ODD, _escaped(value, sort=False))
     except RecursionError:
         raise Invalid(f"the document nests more than {MAX_DEPTH} levels") from None
 
 
+def digest(value: object) -> bytes:
+    """16 bytes that tell values apart, whatever the order of the names in them. Raises Invalid like `encode`."""
+    try:
+        text = _sorter.encode(value)
+    except UnicodeEncodeError:
+        text = _escaped(value, sort=True)
+    except RecursionError:
+        raise Invalid(f"the document nests more than {MAX_DEPTH} levels") from None
+    return blake2b(text, digest_size=16).digest()
+
+
+def _escaped(value: object, *, sort: bool) -> bytes:
+    """A value with lone surrogates, as ASCII."""
+    return json.dumps(msgspec.to_builtins(value), allow_nan=False, separators=(",", ":"), sort_keys=sort).encode()
+
+
 def decode(doc: bytes, type: type[T], key: Key | None = None) -> T:
     """A framed document as a value of a type. Raises Corrupt, with the key, for anything that is not one."""
-    mark, text = doc[:HEADER], doc[HEADER:]
-    if mark == _header(PLAIN, crc32(text)):
+    return decoder(type)(doc, key)
+
+
+@lru_cache(maxsize=512)
+def decoder(type: type[T]) -> Callable[[bytes, Key | None], T]:
+    """`decode` for one type: for those who read many."""
+    of_text = _decoder(type).decode
+
+    def decode(doc: bytes, key: Key | None) -> T:
+        text = doc[HEADER:]
+        if doc[:HEADER] != _header(PLAIN, crc32(text)):
+            return _odd(doc, type, key)
         try:
-            return _decoder(type).decode(text)
+            return of_text(text)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise _wrong(type, error, key) from None
+
+    return decode
+
+
+def _odd(doc: bytes, type: type[T], key: Key | None) -> T:
+    """A document that is not plain, or damaged."""
     how, body = unframe(doc, key)
     try:
         if how == ODD:
@@ -70,6 +102,16 @@ def decode(doc: bytes, type: type[T], key: Key | None = None) -> T:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _wrong(type, error, key) from None
     raise Corrupt(f"the document has the unknown form {how}", key=key, hint="A newer agentkeep may have written it.")
+
+
+def read_back(doc: bytes, type: type[T]) -> T:
+    """What `decode` would give for a document of this process, which needs no checksum. Raises Corrupt."""
+    if doc[0] != PLAIN:
+        return decode(doc, type)
+    try:
+        return _decoder(type).decode(memoryview(doc)[HEADER:])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _wrong(type, error, None) from None
 
 
 def _wrong(type: type[Any], error: Exception, key: Key | None) -> Corrupt:

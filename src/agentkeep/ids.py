@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from struct import Struct
 
 Clock = Callable[[], int]
 """Gives the current time as microseconds since 1970-01-01 UTC."""
@@ -15,6 +16,7 @@ SECOND = 1_000_000
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 
+_POOL = Struct(">256Q")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -48,21 +50,20 @@ class Ids:
         self._random = random
         self._lock = threading.Lock()
         self._last = 0
-        self._pool = b""
-        self._at = 0
+        self._noise: list[int] = []
 
     def __call__(self) -> str:
         """A new id in the usual form: 36 characters, lower case."""
         with self._lock:
             stamp = (self._clock() // 1000) << 12
-            if self._at + 8 > len(self._pool):
-                self._pool, self._at = self._random(2048), 0
-            noise = int.from_bytes(self._pool[self._at : self._at + 8])
-            self._at += 8
+            if not self._noise:
+                self._noise = list(_POOL.unpack(self._random(_POOL.size)))
+            noise = self._noise.pop()
             last = self._last + 1 if stamp <= self._last else stamp | (noise >> 54 & 0x3FF)
             self._last = last
-        tail = f"{noise & 0x3FFFFFFFFFFFFFFF | 0x8000000000000000:x}"
-        return f"{last >> 28:08x}-{last >> 12 & 0xFFFF:04x}-7{last & 0xFFF:03x}-{tail[:4]}-{tail[4:]}"
+        front = (last & ~0xFFF) << 4 | 0x7000 | last & 0xFFF
+        text = (front << 64 | noise & 0x3FFFFFFFFFFFFFFF | 0x8000000000000000).to_bytes(16).hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def time_of(rev: str) -> int:

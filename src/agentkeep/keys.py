@@ -37,8 +37,8 @@ _MAX_SEQ = 10**_SEQ_DIGITS - 1
 
 
 def escape(text: str) -> str:
-    """A string as NUL-free, order-preserving, valid UTF-8 text."""
-    return _ODD.sub(_escape_one, text) if _ODD.search(text) else text
+    """A string as NUL-free, order-preserving, valid UTF-8 text. Nothing that has to be escaped is printable."""
+    return text if text.isprintable() else _ODD.sub(_escape_one, text)
 
 
 def _escape_one(found: re.Match[str]) -> str:

@@ -93,7 +93,7 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
     def _verify(self, value: T, doc: bytes) -> None:
         """Refuse what would not be read as it is given: a field of another type, a number that JSON does not have."""
         try:
-            read = codec.decode(doc, self.type)
+            read = codec.read_back(doc, self.type)
         except Corrupt as error:
             raise Invalid(f"a {self.spec.name} cannot be kept: {error.message}") from None
         if read != value:
@@ -161,13 +161,24 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
 
     def decode(self, row: Row) -> T:
         """The value of a row. Raises Corrupt, with the key."""
-        if self.version == 1 and not row.doc.startswith(_MARKED, codec.HEADER):
-            value = codec.decode(row.doc, self.type, row.key)
-        else:
-            value = self._convert(self._current(row), row)
-        if self.log is not None:
-            msgspec.structs.force_setattr(cast(msgspec.Struct, value), self.log, int(row.key.sort))
-        return value
+        return self.decoder()(row)
+
+    def decoder(self) -> Callable[[Row], T]:
+        """`decode`, for those who read many."""
+        decode, log, plain = codec.decoder(self.type), self.log, self.version == 1
+        number = msgspec.structs.force_setattr
+
+        def decode_row(row: Row) -> T:
+            doc = row.doc
+            if plain and not doc.startswith(_MARKED, codec.HEADER):
+                value: T = decode(doc, row.key)
+            else:
+                value = self._convert(self._current(row), row)
+            if log is not None:
+                number(cast(msgspec.Struct, value), log, int(row.key.sort))
+            return value
+
+        return decode_row
 
     def unknown(self, row: Row) -> dict[str, Any]:
         """The fields of a stored document that this version of the record does not know."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from random import random
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -312,7 +311,7 @@ class Store:
         """Rows as records: a row that does not decode is named in the page's `corrupt`."""
         items: list[T] = []
         corrupt: list[Corrupt] = []
-        decode = record.decode
+        decode = record.decoder()
         for row in rows:
             try:
                 if not row.doc.startswith(codec.STUB):
@@ -437,4 +436,4 @@ def url_from_env(variable: str) -> str:
 
 def digest_of(*parts: object) -> bytes:
     """16 bytes that tell two uses of an idempotency key apart: of what the caller passed, in any order of its names."""
-    return blake2b(codec.encode(parts, sort=True), digest_size=16).digest()
+    return codec.digest(parts)

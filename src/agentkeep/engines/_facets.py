@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -31,9 +32,9 @@ def facets_text(facets: Facets) -> str | None:
     """The column of some facets; None if an integer has no place in it."""
     entries: list[str] = []
     for path, facet in facets.items():
-        head = escape(path) + END
+        head = _head(path)
         if type(facet) is str:
-            entries.append(f"{head}s{escape(facet)}")
+            entries.append(f"{head}s{facet if facet.isprintable() else escape(facet)}")
             continue
         if isinstance(facet, tuple):
             entries.append(head)
@@ -43,6 +44,11 @@ def facets_text(facets: Facets) -> str | None:
                 return None
             entries.append(head + text)
     return _encode(entries).decode()
+
+
+@lru_cache(maxsize=1024)
+def _head(path: str) -> str:
+    return escape(path) + END
 
 
 def text_facets(column: str) -> Facets:

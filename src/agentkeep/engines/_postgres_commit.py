@@ -330,7 +330,7 @@ class Writer:
         put: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for row in plan.puts:
             kind, log = row.key.kind, row.key.kind in self._logs
-            place = seq_of(row.key.sort) if log else escape(row.key.sort)
+            place = int(row.key.sort) if log else escape(row.key.sort)
             values = (place, *self._values(row, row.rev))
             if (kind, place) in new:
                 first = kind == remembered and not appended[kind]
@@ -490,9 +490,9 @@ def _encoded(receipt: Receipt) -> bytes:
     return msgspec.json.encode((receipt.id, receipt.seqs))
 
 
-def _arrays(width: int, rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-    """Rows as columns."""
-    columns = [list(column) for column in zip(*rows, strict=True)]
+def _arrays(width: int, rows: Iterable[Sequence[Any]]) -> list[list[Any] | None]:
+    """Rows as columns. One that is NULL throughout is NULL itself: unnest fills it up, and nothing of it is sent."""
+    columns = [None if column.count(None) == len(column) else list(column) for column in zip(*rows, strict=True)]
     return columns or [[] for _ in range(width)]
 
 

@@ -25,9 +25,6 @@ from ..waist import Column, KindSpec
 from ._facets import filter_sql
 from ._sql import FORMAT, Dialect, Tables, index_ddl, kind_ddl, sort_column, system_ddl, view_select
 
-CHECKPOINT_PAGES = 4_000
-"""Pages of write-ahead log after which a commit copies them into the database: 16 MB."""
-
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a `sqlite:` URL may say."""
@@ -124,6 +121,10 @@ class Connection(Protocol):
         """Run a statement, prepared once per text."""
         ...
 
+    def executemany(self, statements: str, bindings: Iterable[Sequence[Any]]) -> Cursor:
+        """Run a statement once for each of many bindings."""
+        ...
+
     def changes(self) -> int:
         """Rows changed by the last statement."""
         ...
@@ -144,7 +145,6 @@ def connect(path: str, options: Options, *, writer: bool) -> Connection:
             connection.execute(f"PRAGMA synchronous={options.durability}")
             connection.execute("PRAGMA fullfsync=ON")
             connection.execute("PRAGMA checkpoint_fullfsync=ON")
-            connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             connection.execute("PRAGMA journal_size_limit=67108864")
             connection.execute("PRAGMA cache_size=-8000")
         else:

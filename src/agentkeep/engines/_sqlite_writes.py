@@ -255,19 +255,21 @@ class Writes:
             assert row is not None, "resolve deletes what was found"
             self._delete(partition, row, now)
         mark, digest = (token(batch), _digest(batch)) if home else (None, None)
+        appended: dict[str, list[tuple[Any, ...]]] = {}
         for row in plan.puts:
             kind, known = row.key.kind, self._kind(row.key.kind)
-            place = seq_of(row.key.sort) if known.log else escape(row.key.sort)
+            place = int(row.key.sort) if known.log else escape(row.key.sort)
             values = self._values(known, partition, place, row.rev, row)
             if logs is not None or not known.log:
                 self._execute(known.upsert, values)
-            elif _is_edit(row, found.heads):
+            elif _is_edit(kind, place, found.heads):
                 self._execute(known.update, values)
-            elif kind == home:
-                self._execute(known.insert, (*values, mark, digest))
-                mark = digest = None
+            elif kind == home and kind not in appended:
+                appended[kind] = [(*values, mark, digest)]
             else:
-                self._execute(known.insert, (*values, None, None))
+                appended.setdefault(kind, []).append((*values, None, None))
+        for kind, rows in appended.items():
+            self._connection.executemany(self._kind(kind).insert, rows)
         if not home and logs is None:
             receipt = _encode_receipt((plan.receipt.id, plan.receipt.seqs))
             self._execute(self._remember, (token(batch), partition, receipt, batch.digest, now))
@@ -322,12 +324,12 @@ def _digest(batch: Batch) -> bytes | None:
     return None if batch.once is None else bytes.fromhex(batch.id.replace("-", "")) + (batch.digest or b"")
 
 
-def _is_edit(row: Row, heads: Mapping[str, Head | None]) -> bool:
+def _is_edit(kind: str, place: str | int, heads: Mapping[str, Head | None]) -> bool:
     """Whether a row of a log is one that was there before: the others are numbered above its head."""
-    if row.key.kind not in heads:
+    if kind not in heads:
         return True
-    head = heads[row.key.kind]
-    return head is not None and seq_of(row.key.sort) <= head.seq
+    head = heads[kind]
+    return head is not None and int(place) <= head.seq
 
 
 _encode_receipt = msgspec.msgpack.Encoder().encode

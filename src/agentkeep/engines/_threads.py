@@ -29,18 +29,23 @@ def _nothing() -> None:
 
 
 class Crew(Generic[W, A]):
-    """Threads that work through one queue. `after` runs once answers are on their way. `most` works run together."""
+    """Threads that work through one queue. `after` runs once answers are on their way. `most` works run together.
+
+    A thread is started when a work comes and all are busy, up to `size`: one caller at a time finds its thread warm.
+    """
 
     def __init__(self, name: str, size: int, run: Run[W, A], after: Callable[[], None] = _nothing, most: int = MOST):
+        self._name = name
+        self._size = size
         self._run = run
         self._after = after
         self._most = most
         self._lock = threading.Lock()
         self._queue: SimpleQueue[_Asked[W, A] | None] = SimpleQueue()
         self._refusal: Callable[[], StoreError] | None = None
-        self._threads = [threading.Thread(target=self._main, name=name, daemon=True) for _ in range(size)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self._spare = 0
+        """Threads less works under way."""
 
     async def ask(self, work: W) -> A:
         """The answer to a work. Cancelling the wait does not stop the work."""
@@ -49,6 +54,9 @@ class Crew(Generic[W, A]):
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal()
+            if self._spare <= 0 and len(self._threads) < self._size:
+                self._start()
+            self._spare -= 1
             self._queue.put(asked)
         return await asked.future
 
@@ -69,11 +77,20 @@ class Crew(Generic[W, A]):
                 for _ in self._threads:
                     self._queue.put(None)
 
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        self._spare += 1
+
     def _main(self) -> None:
         group: list[_Asked[W, A]] = []
         try:
             while group := self._next():
-                _deliver(group, self._run([asked.work for asked in group]))
+                answers = self._run([asked.work for asked in group])
+                with self._lock:
+                    self._spare += len(group)
+                _deliver(group, answers)
                 group = []
                 self._after()
         finally:
@@ -180,12 +197,14 @@ class Turns(Generic[W, A]):
 
     async def ask(self, work: W) -> A:
         """The answer to a work. Never suspends; blocks the thread."""
-        turn: _Turn[W, A] = _Turn(work)
-        if self._queued(turn):
+        turn = self._queued(work)
+        if turn is None:
+            answer = self._alone(work)
+        else:
             self._wait(turn)
-        if not turn.answers:
-            self._lead(turn)
-        answer = turn.answers[0]
+            if not turn.answers:
+                self._lead(turn)
+            answer = turn.answers[0]
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -204,17 +223,28 @@ class Turns(Generic[W, A]):
         self._wait(last)
         self._pass_on()
 
-    def _queued(self, turn: _Turn[W, A]) -> bool:
-        """Whether another thread leads; if not, this one does from now on."""
+    def _queued(self, work: W) -> _Turn[W, A] | None:
+        """A turn to wait for while another thread leads; None: this one leads from now on."""
         with self._lock:
             if self._closed:
                 raise _closed()
             if not self._led:
-                self._led = turn.leads = True
-                return False
+                self._led = True
+                return None
+            turn: _Turn[W, A] = _Turn(work)
             turn.gate.acquire()
             self._waiting.append(turn)
-            return True
+            return turn
+
+    def _alone(self, work: W) -> A | BaseException:
+        """Lead when nobody waits."""
+        try:
+            return self._run((work,))[0]
+        finally:
+            try:
+                self._after()
+            finally:
+                self._pass_on()
 
     def _wait(self, turn: _Turn[W, A]) -> None:
         """Until the turn has its answer or leads. An interrupted wait leaves no gap in the queue."""

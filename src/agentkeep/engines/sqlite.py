@@ -23,7 +23,7 @@ from ..resolve import head_row
 from ..urls import Url
 from ..waist import HEAD, Batch, Capabilities, KindSpec, Page, Receipt, Row, Scan, Schema
 from ._facets import text_facets
-from ._sql import Tables, checked, dump_query, facets_of, live, looked_query, row_of, sort_column, tables
+from ._sql import Tables, checked, dump_query, facets_of, key_of, live, looked_query, row_of, sort_column, tables
 from ._sqlite_file import (
     FAILURES,
     SQLITE,
@@ -253,17 +253,28 @@ def _known(names: Tables, kind: KindSpec) -> _Known:
 
 def _bare(kind: KindSpec, scan: Scan, got: Sequence[tuple[Any, ...]]) -> list[Row]:
     """Rows without facets. The hot loop of reading: for a partition, its name is not decoded row by row."""
-    name = kind.name
+    name, log = kind.name, kind.log
     if not scan.prefix or scan.index is not None:
-        return [row_of(kind, found) for found in got]
-    partition = str(scan.prefix[0])
-    if kind.log:
         return [
-            Row(Key(name, partition, f"{place:0{_SEQ}d}"), rev, doc, {}, {}, expires)
+            Row(
+                key_of((name, unescape(found[0]), seq_sort(found[1]) if log else unescape(found[1]))),
+                found[2],
+                found[3],
+                {},
+                {},
+                found[4],
+            )
+            for found in got
+        ]
+    partition = str(scan.prefix[0])
+    if log:
+        return [
+            Row(key_of((name, partition, seq_sort(place))), rev, doc, {}, {}, expires)
             for _, place, rev, doc, expires in got
         ]
     return [
-        Row(Key(name, partition, unescape(place)), rev, doc, {}, {}, expires) for _, place, rev, doc, expires in got
+        Row(key_of((name, partition, unescape(place))), rev, doc, {}, {}, expires)
+        for _, place, rev, doc, expires in got
     ]
 
 

@@ -81,11 +81,7 @@ class Limits:
 
     async def commit(self, batches: Sequence[Batch], *, restore: bool = False) -> list[Receipt | StoreError]:
         """Malformed and too large batches are answered here; the others go on."""
-        refused: dict[int, StoreError] = {}
-        for number, batch in enumerate(batches):
-            error = self._refuse(batch, restore)
-            if error is not None:
-                refused[number] = error
+        refused = {n: error for n, batch in enumerate(batches) if (error := self._refuse(batch, restore)) is not None}
         if not refused:
             return await self.inner.commit(batches, restore=restore)
         rest = [batch for number, batch in enumerate(batches) if number not in refused]

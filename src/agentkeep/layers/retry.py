@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from random import random
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from ..errors import Key, StoreError
 from ..waist import Batch, Engine, Page, Receipt, Row, Scan, Schema
@@ -55,9 +55,9 @@ class Retry:
 
     async def commit(self, batches: Sequence[Batch], *, restore: bool = False) -> list[Receipt | StoreError]:
         """Commit; the batches that failed for a passing reason are committed again, alone."""
-        answers = await self._attempt(batches, [None] * len(batches), restore)
+        answers = await self._attempt(batches, None, restore)
         for attempt in range(1, self._tries):
-            failed = [n for n, answer in enumerate(answers) if isinstance(answer, StoreError) and answer.retryable]
+            failed = [n for n, answer in enumerate(answers) if type(answer) is not Receipt and _passing(answer)]
             if not failed:
                 break
             await self._pause(attempt)
@@ -71,18 +71,18 @@ class Retry:
         return await self._again(lambda: self.inner.dump(kind, after, limit))
 
     async def _attempt(
-        self, batches: Sequence[Batch], before: Sequence[Receipt | StoreError | None], restore: bool
+        self, batches: Sequence[Batch], before: Sequence[Receipt | StoreError] | None, restore: bool
     ) -> list[Receipt | StoreError]:
         """One attempt at batches that were answered so before (None: this is the first)."""
         try:
             answers = await self.inner.commit(batches, restore=restore)
         except StoreError as error:
-            if not error.retryable and None in before:
+            if not error.retryable and before is None:
                 raise
-            return [_undecided(one, error) for one in before]
+            return [_undecided(one, error) for one in before or [None] * len(batches)]
         for n, answer in enumerate(answers):
-            if isinstance(answer, StoreError) and answer.retryable:
-                answers[n] = _undecided(before[n], answer)
+            if type(answer) is not Receipt and _passing(answer):
+                answers[n] = _undecided(before[n] if before else None, answer)
         return answers
 
     async def _again(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -97,6 +97,10 @@ class Retry:
 
     async def _pause(self, attempt: int) -> None:
         await self._sleep(min(FIRST * 2 ** (attempt - 1), LONGEST) * (0.5 + random() / 2))
+
+
+def _passing(answer: Receipt | StoreError) -> TypeGuard[StoreError]:
+    return isinstance(answer, StoreError) and answer.retryable
 
 
 def _undecided(before: Receipt | StoreError | None, error: StoreError) -> StoreError:

@@ -128,7 +128,7 @@ class Conversations:
 
 def _where(fields: Mapping[str, Scalar], metadata: Mapping[str, object] | None) -> Predicate | None:
     parts: list[Predicate] = [Compare(name, "eq", value) for name, value in fields.items()]
-    asked = parse({f"metadata.{name}": value for name, value in mapping(metadata, "metadata").items()})
-    if asked is not None:
-        parts.append(asked)
+    asked = {f"metadata.{name}": value for name, value in mapping(metadata, "metadata").items()}
+    if asked and (tree := parse(asked)) is not None:
+        parts.append(tree)
     return All(tuple(parts)) if parts else None
