@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from agentkeep.codec import decode
+from agentkeep.engines._postgres_commit import Writer
 from agentkeep.engines._postgres_pool import Pool, fetch
 from agentkeep.engines.postgres import Options, PoolerWarning, Postgres
 from agentkeep.errors import Conflict, StoreError, Unavailable
@@ -167,6 +168,29 @@ async def test_puts_of_a_group_keep_their_order(engine: Postgres) -> None:
     row = await read(engine, "state", "p", "s")
     assert row is not None
     assert row.rev == last.id
+
+
+async def test_a_statement_takes_64_partitions_or_a_megabyte_of_documents(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each partition takes a lock of the server's, which has room for a few thousand."""
+    statements: list[tuple[int, int]] = []
+    appends = Writer._many_appends
+
+    def note(writer: Writer, units: Any) -> Any:
+        docs = [len(op.doc) for unit in units for one in unit for op in one.ops if isinstance(op, Append)]
+        statements.append((len(units), sum(docs)))
+        return appends(writer, units)
+
+    monkeypatch.setattr(Writer, "_many_appends", note)
+    engine = await place.open()
+    await asyncio.gather(*(commit(engine, f"p{n}", ONE) for n in range(300)))
+    large = Append("event", doc("x" * 90_000))
+    await asyncio.gather(*(commit(engine, f"q{n}", large) for n in range(30)))
+    answers = await engine.commit([batch("r", large) for _ in range(30)])
+    assert [answer.seqs[0] for answer in answers if isinstance(answer, Receipt)] == list(range(1, 31))
+    assert max(partitions for partitions, _ in statements) == 64
+    assert 1_000_000 < max(length for _, length in statements) < 1_100_000
 
 
 async def test_one_that_leaves_the_queue_is_not_written(engine: Postgres) -> None:
