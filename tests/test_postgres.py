@@ -25,7 +25,7 @@ from agentkeep.testing.schema import SCHEMA
 from agentkeep.testing.verbs import batch, commit, conflict, doc, done, head, numbers, read
 from agentkeep.waist import Append, Batch, Check, Delete, Head, Key, Put, Receipt, Scan, Trim
 from engines import postgres_url
-from postgres import Lever, Place, a_place, pgbouncer_url, until, watch
+from postgres import Lever, Place, a_place, a_role, pgbouncer_url, until, watch
 
 ONE = Append("event", doc(1))
 
@@ -97,6 +97,18 @@ async def test_compare_and_set_is_one_round_trip(place: Place, seen: list[str]) 
     await begin(seen)
     await commit(engine, "p", Put("state", "s", doc(1), expect=first.id))
     assert await sent(seen) == 1
+
+
+async def test_a_replay_and_a_failed_expectation_are_four_round_trips(place: Place, seen: list[str]) -> None:
+    engine = await place.open()
+    one = batch("p", ONE)
+    await done(engine, one)
+    await begin(seen)
+    assert (await done(engine, one)).replayed
+    assert await sent(seen) == 4
+    await begin(seen)
+    await conflict(engine, "p", Put("state", "s", doc(1), expect="exists"))
+    assert await sent(seen) == 4
 
 
 async def test_any_other_batch_is_four_round_trips(place: Place, seen: list[str]) -> None:
@@ -243,6 +255,25 @@ async def test_a_statement_does_not_slip_into_a_transaction(
     row = await read(engine, "state", "p", "both")
     assert row is not None
     assert decode(row.doc, str) == "quick"
+
+
+async def test_the_default_isolation_of_a_role_does_not_matter(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot for the whole transaction would be from before the lock: each would find the other's row absent."""
+    async with a_role(place, "SUPERUSER") as (role, base):
+        await place.admin.execute(f"ALTER ROLE {role} SET default_transaction_isolation = 'repeatable read'")
+        await place.open()
+        first, second = [await place.open(base=base) for _ in range(2)]
+        lever = Lever(monkeypatch, first, "after its reads")
+        one = batch("p", Check("state", "b", "absent"), Put("state", "a", doc(1)))
+        two = batch("p", Check("state", "a", "absent"), Put("state", "b", doc(2)))
+        tasks = [asyncio.create_task(first.commit([one]))]
+        await lever.reached.wait()
+        tasks.append(asyncio.create_task(second.commit([two])))
+        await until(lambda: _any(tasks[1].done(), blocked(place)))
+        lever.go.set()
+        (kept,), (refused,) = await asyncio.gather(*tasks)
+        assert isinstance(kept, Receipt)
+        assert isinstance(refused, Conflict)
 
 
 async def test_an_edit_does_not_slip_behind_a_trim(
