@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -28,6 +29,12 @@ def pgbouncer_url() -> str:
     url = os.environ.get(PGBOUNCER)
     assert url, f"{PGBOUNCER} is not set: `make test` starts the pooler and sets it"
     return url
+
+
+def url_of(user: str, password: str) -> str:
+    """The URL of the test server for another role."""
+    url = urlsplit(postgres_url())
+    return url._replace(netloc=f"{user}:{password}@{url.netloc.rpartition('@')[2]}").geturl()
 
 
 class Place:
@@ -66,6 +73,17 @@ class Place:
             await engine.close()
         await self.admin.execute(f'DROP SCHEMA IF EXISTS "{self.schema}" CASCADE')
         await self.admin.close()
+
+
+@asynccontextmanager
+async def a_role(place: Place, rights: str = "") -> AsyncIterator[tuple[str, str]]:
+    """A new role: its name and the URL by which it connects."""
+    name, password = f"r_{uuid4().hex[:8]}", uuid4().hex
+    await place.admin.execute(f"CREATE ROLE {name} LOGIN {rights} PASSWORD '{password}'")
+    try:
+        yield name, url_of(name, password)
+    finally:
+        await place.admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 @asynccontextmanager

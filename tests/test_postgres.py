@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from agentkeep.codec import decode
+from agentkeep.engines._postgres_commit import Writer
 from agentkeep.engines._postgres_pool import Pool, fetch
 from agentkeep.engines.postgres import Options, PoolerWarning, Postgres
 from agentkeep.errors import Conflict, StoreError, Unavailable
@@ -24,7 +25,7 @@ from agentkeep.testing.schema import SCHEMA
 from agentkeep.testing.verbs import batch, commit, conflict, doc, done, head, numbers, read
 from agentkeep.waist import Append, Batch, Check, Delete, Head, Key, Put, Receipt, Scan, Trim
 from engines import postgres_url
-from postgres import Lever, Place, a_place, pgbouncer_url, until, watch
+from postgres import Lever, Place, a_place, a_role, pgbouncer_url, until, watch
 
 ONE = Append("event", doc(1))
 
@@ -98,6 +99,18 @@ async def test_compare_and_set_is_one_round_trip(place: Place, seen: list[str]) 
     assert await sent(seen) == 1
 
 
+async def test_a_replay_and_a_failed_expectation_are_four_round_trips(place: Place, seen: list[str]) -> None:
+    engine = await place.open()
+    one = batch("p", ONE)
+    await done(engine, one)
+    await begin(seen)
+    assert (await done(engine, one)).replayed
+    assert await sent(seen) == 4
+    await begin(seen)
+    await conflict(engine, "p", Put("state", "s", doc(1), expect="exists"))
+    assert await sent(seen) == 4
+
+
 async def test_any_other_batch_is_four_round_trips(place: Place, seen: list[str]) -> None:
     engine = await place.open()
     await begin(seen)
@@ -169,6 +182,29 @@ async def test_puts_of_a_group_keep_their_order(engine: Postgres) -> None:
     assert row.rev == last.id
 
 
+async def test_a_statement_takes_64_partitions_or_a_megabyte_of_documents(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each partition takes a lock of the server's, which has room for a few thousand."""
+    statements: list[tuple[int, int]] = []
+    appends = Writer._many_appends
+
+    def note(writer: Writer, units: Any) -> Any:
+        docs = [len(op.doc) for unit in units for one in unit for op in one.ops if isinstance(op, Append)]
+        statements.append((len(units), sum(docs)))
+        return appends(writer, units)
+
+    monkeypatch.setattr(Writer, "_many_appends", note)
+    engine = await place.open()
+    await asyncio.gather(*(commit(engine, f"p{n}", ONE) for n in range(300)))
+    large = Append("event", doc("x" * 90_000))
+    await asyncio.gather(*(commit(engine, f"q{n}", large) for n in range(30)))
+    answers = await engine.commit([batch("r", large) for _ in range(30)])
+    assert [answer.seqs[0] for answer in answers if isinstance(answer, Receipt)] == list(range(1, 31))
+    assert max(partitions for partitions, _ in statements) == 64
+    assert 1_000_000 < max(length for _, length in statements) < 1_100_000
+
+
 async def test_one_that_leaves_the_queue_is_not_written(engine: Postgres) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(engine.commit([batch("p", ONE)])) for _ in range(5)]
@@ -219,6 +255,25 @@ async def test_a_statement_does_not_slip_into_a_transaction(
     row = await read(engine, "state", "p", "both")
     assert row is not None
     assert decode(row.doc, str) == "quick"
+
+
+async def test_the_default_isolation_of_a_role_does_not_matter(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot for the whole transaction would be from before the lock: each would find the other's row absent."""
+    async with a_role(place, "SUPERUSER") as (role, base):
+        await place.admin.execute(f"ALTER ROLE {role} SET default_transaction_isolation = 'repeatable read'")
+        await place.open()
+        first, second = [await place.open(base=base) for _ in range(2)]
+        lever = Lever(monkeypatch, first, "after its reads")
+        one = batch("p", Check("state", "b", "absent"), Put("state", "a", doc(1)))
+        two = batch("p", Check("state", "a", "absent"), Put("state", "b", doc(2)))
+        tasks = [asyncio.create_task(first.commit([one]))]
+        await lever.reached.wait()
+        tasks.append(asyncio.create_task(second.commit([two])))
+        await until(lambda: _any(tasks[1].done(), blocked(place)))
+        lever.go.set()
+        (kept,), (refused,) = await asyncio.gather(*tasks)
+        assert isinstance(kept, Receipt)
+        assert isinstance(refused, Conflict)
 
 
 async def test_an_edit_does_not_slip_behind_a_trim(

@@ -253,3 +253,5 @@ def _valid_id(batch: Batch) -> None:
         raise Invalid("an idempotency key is a non-empty string", operation="commit")
     if (batch.once is None) != (batch.digest is None):
         raise Invalid("an idempotency key and its digest go together", operation="commit")
+    if batch.digest is not None and len(batch.digest) != 16:
+        raise Invalid(f"a digest has 16 bytes, not {len(batch.digest)}", operation="commit", hint="See digest_of.")

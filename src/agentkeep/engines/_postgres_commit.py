@@ -26,9 +26,10 @@ Unit: TypeAlias = Sequence[Batch]
 
 LANES = 2
 """Statements of grouped appends under way at once, for each log."""
-GROUP = 128
-"""Batches in one statement at most; GROUP_BYTES their documents."""
+GROUP = 64
+"""Batches of different partitions in one statement at most, for each takes a lock of the server's."""
 GROUP_BYTES = 1_000_000
+"""Bytes of documents after which no more batches join a statement."""
 
 KEPT = REMEMBERED + HOUR
 """For how long a commit and a deleted log row are remembered: with slack for clocks that differ."""
@@ -77,12 +78,16 @@ class Writer:
         """The batches of one partition in runs that one statement can hold."""
         units: list[list[int]] = []
         before: str | None = None
+        room = 0
         for number in numbers:
-            log = lane(batches[number]) if not restore and self._shares(batches[number]) else None
-            if log is not None and log == before and len(units[-1]) < GROUP:
+            batch = batches[number]
+            log = lane(batch) if not restore and self._shares(batch) else None
+            if log is not None and log == before and len(units[-1]) < GROUP and room > 0:
                 units[-1].append(number)
             else:
                 units.append([number])
+                room = GROUP_BYTES
+            room -= _bytes(batch)
             before = log
         return units
 
@@ -422,8 +427,7 @@ class Line:
                 continue
             taken.append(waiting)
             batches += len(waiting.unit)
-            ops = (op for batch in waiting.unit for op in batch.ops)
-            length += sum(len(op.doc) for op in ops if isinstance(op, (Append, Put)))
+            length += sum(map(_bytes, waiting.unit))
         self._waiting = left
         self._flying |= {waiting.unit[0].partition for waiting in taken}
         return taken
@@ -450,6 +454,10 @@ def _one_check(batches: Sequence[Batch]) -> Check | None:
 
 def _appended(batch: Batch) -> int:
     return sum(isinstance(op, Append) for op in batch.ops)
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(len(op.doc) for op in batch.ops if isinstance(op, (Append, Put)))
 
 
 def _behind(units: Iterable[Unit]) -> list[tuple[str, list[int]]]:

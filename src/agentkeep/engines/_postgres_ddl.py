@@ -12,7 +12,7 @@ from ._postgres_sql import POSTGRES
 from ._sql import FORMAT, Tables, index_ddl, kind_ddl, live, sort_column, system_ddl
 
 MAX_NAME = 63
-"""Bytes of an identifier; PostgreSQL cuts longer ones without a word."""
+"""Bytes of an identifier; PostgreSQL cuts longer ones without an error."""
 
 
 class Part(NamedTuple):
@@ -32,23 +32,29 @@ EXISTING = """
 SELECT CASE p.what
     WHEN 'schema' THEN to_regnamespace(p.name) IS NOT NULL
     WHEN 'function' THEN to_regprocedure(p.name) IS NOT NULL
-    WHEN 'column' THEN EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = to_regclass(p.name)
-                               AND a.attname = p.detail AND NOT a.attisdropped)
-    WHEN 'view' THEN COALESCE(obj_description(to_regclass(p.name), 'pg_class') = p.detail, FALSE)
-    WHEN 'index' THEN EXISTS (SELECT 1 FROM pg_index i WHERE i.indexrelid = to_regclass(p.name) AND i.indisvalid)
-    ELSE to_regclass(p.name) IS NOT NULL END,
-    p.what = 'index' AND to_regclass(p.name) IS NOT NULL,
+    WHEN 'table' THEN COALESCE(c.relkind IN ('r', 'p'), FALSE)
+    WHEN 'column' THEN EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = p.detail
+                               AND NOT a.attisdropped)
+    WHEN 'view' THEN COALESCE(c.relkind = 'v' AND obj_description(c.oid, 'pg_class') = p.detail, FALSE)
+    WHEN 'index' THEN EXISTS (SELECT 1 FROM pg_index i WHERE i.indexrelid = c.oid AND i.indisvalid) END,
+    p.what = 'index' AND c.oid IS NOT NULL,
     COALESCE(pg_table_size(to_regclass(CASE p.what WHEN 'index' THEN p.detail END)), 0) > 8000000
-FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY p(what, name, detail, n) ORDER BY p.n
+FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY p(what, name, detail, n)
+LEFT JOIN pg_class c ON c.oid = CASE WHEN p.what IN ('table', 'column', 'view', 'index') THEN to_regclass(p.name) END
+ORDER BY p.n
 """
-"""Of each part whether it is there; of an index whether its name is there, if only half built, and its table big."""
+"""Of each part whether it is there; of an index whether its name is there, if only half built, and its table big.
+
+`to_regclass` knows what was committed while the statement runs, its snapshot does not: all is looked up in `pg_class`,
+or a table that another process just made would seem to have no columns, and its index to be half built.
+"""
 
 
 def parts(names: Tables, kinds: Iterable[KindSpec]) -> list[Part]:
     """Everything the kinds need, in the order of making. Raises Invalid for names that do not fit."""
     made: list[Part] = []
     if names.schema:
-        made.append(Part("schema", f'"{names.schema}"', sql=(f'CREATE SCHEMA "{names.schema}"',)))
+        made.append(Part("schema", f'"{names.schema}"', sql=(f'CREATE SCHEMA IF NOT EXISTS "{names.schema}"',)))
     meta, heads, commits, at = system_ddl(names, POSTGRES)
     version = f"INSERT INTO {names.of('meta')} VALUES ('format', '{FORMAT}') ON CONFLICT DO NOTHING"
     # Heads are updated in place, on the same page and without touching an index, as long as pages have room.
@@ -61,12 +67,25 @@ def parts(names: Tables, kinds: Iterable[KindSpec]) -> list[Part]:
         _index(names, "commits", "at", at),
     ]
     for kind in kinds:
-        made += _kind(names, kind)
-    for part in made:
-        short = part.name.split(".", 1)[1] if names.schema and "." in part.name else part.name
-        if len(short.strip('"')) > MAX_NAME:
-            raise Invalid(f"the name {short} is over {MAX_NAME} bytes", operation="open", hint="Use a shorter prefix.")
+        its = _kind(names, kind)
+        for part in its:
+            _fits(names, kind, part)
+        made += its
     return made
+
+
+def _fits(names: Tables, kind: KindSpec, part: Part) -> None:
+    """Raise Invalid for a name that PostgreSQL would cut: two that begin alike would be one."""
+    name = part.name.rsplit('"', 2)[1]
+    if len(name) > MAX_NAME:
+        index = name.partition(".ix_")[2]
+        whose = f"the index {index!r} of the kind {kind.name!r}" if index else f"the kind {kind.name!r}"
+        fields = [*(["the index"] if index else []), "the kind", *(["the prefix"] if names.prefix else [])]
+        raise Invalid(
+            f"{whose} needs the name {name}, which has {len(name)} bytes; PostgreSQL takes {MAX_NAME}",
+            operation="open",
+            hint=f"Shorten {' or '.join(fields)} by {len(name) - MAX_NAME}.",
+        )
 
 
 def _kind(names: Tables, kind: KindSpec) -> list[Part]:
@@ -134,6 +153,17 @@ def _view(names: Tables, kind: KindSpec) -> Part:
 
 
 def _named(kind: KindSpec, column: Column) -> str:
-    if column.name in _BUILT_IN or len(column.name.encode()) > MAX_NAME:
-        raise Invalid(f"{column.name!r} cannot name a column of the view of {kind.name!r}", operation="open")
+    if column.name in _BUILT_IN:
+        raise Invalid(
+            f"{column.name!r} cannot name a column of the view of the kind {kind.name!r}",
+            operation="open",
+            hint=f"The view has its own {', '.join(_BUILT_IN)}: choose another name.",
+        )
+    size = len(column.name.encode())
+    if size > MAX_NAME:
+        raise Invalid(
+            f"the column {column.name!r} of the kind {kind.name!r} has {size} bytes; PostgreSQL takes {MAX_NAME}",
+            operation="open",
+            hint=f"Shorten it by {size - MAX_NAME}.",
+        )
     return f', {POSTGRES.json_value("t", column)} AS "{column.name}"'

@@ -48,6 +48,7 @@ _MEANINGS: Mapping[str, _Meaning] = {
     "42501": _Meaning(Denied, "a right is missing", "Let a role that may create objects run print_ddl(), and GRANT."),
     "42": _Meaning(SchemaMismatch, "a table or a column is missing or differs", "Open with ddl=create."),
     "53100": _Meaning(Unavailable, "the disk of the database is full", "Free some space: what was stored is safe."),
+    "53200": _Meaning(Unavailable, "the database is out of memory or locks", "Raise max_locks_per_transaction."),
     "53300": _Meaning(Unavailable, "the database has no connection left", "Lower pool_max, or use a pooler."),
     "53": _Meaning(Unavailable, "the database is out of a resource"),
     "54": _Meaning(Invalid, "the statement is over a limit of the database"),

@@ -23,19 +23,42 @@ TICKS = 10
 """Looks at the clock in one timeout. A timer of its own for each call would cost a tenth of the call."""
 TRIES = 5
 
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Each statement sees what was committed before it, whatever the default of the role or the database is."""
+
 Record = Sequence[Any]
 
 
 class Connection(Protocol):
     """What the engine uses of an asyncpg connection."""
 
-    async def fetch(self, query: str, *args: object) -> list[Record]: ...
-    async def execute(self, query: str, *args: object) -> str: ...
-    async def close(self, *, timeout: float | None = None) -> None: ...
-    def terminate(self) -> None: ...
-    def is_closed(self) -> bool: ...
-    def get_server_pid(self) -> int: ...
-    def get_settings(self) -> Any: ...
+    async def fetch(self, query: str, *args: object) -> list[Record]:
+        """The rows of a statement."""
+        ...
+
+    async def execute(self, query: str, *args: object) -> str:
+        """The status of a statement; without arguments, of several."""
+        ...
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Say goodbye."""
+        ...
+
+    def terminate(self) -> None:
+        """Cut it."""
+        ...
+
+    def is_closed(self) -> bool:
+        """Whether it is known to be dead."""
+        ...
+
+    def get_server_pid(self) -> int:
+        """The process id that the server, or a pooler, gave at the start."""
+        ...
+
+    def get_settings(self) -> Any:
+        """Where the driver keeps its types."""
+        ...
 
 
 Connect = Callable[[], Awaitable[Connection]]
@@ -140,6 +163,7 @@ class Pool:
         self._timer = self._loop.call_later(timeout / TICKS, self._tick)
 
     def idle(self) -> Connection | None:
+        """The connection that was used last, if it lives."""
         while self._free:
             connection, since = self._free.pop()
             if not connection.is_closed() and self._now - since < TICKS * IDLE / self._timeout:
@@ -149,6 +173,7 @@ class Pool:
         return None
 
     async def take(self, fresh: bool = False) -> Connection:
+        """The same, or a new connection, or the next that comes back. `fresh`: a new one."""
         while not self._closed:
             connection = None if fresh else self.idle()
             if connection is not None:
@@ -162,24 +187,29 @@ class Pool:
         raise Closed("the engine was closed", engine=ENGINE)
 
     def give(self, connection: Connection) -> None:
+        """Take back a connection that is clean."""
         self._used.pop(connection, None)
         self._free.append((connection, self._now))
         if self._waiting or self._ended is not None:
             self._wake()
 
     def drop(self, connection: Connection) -> None:
+        """Cut a connection."""
         self._used.pop(connection, None)
         self._late.discard(connection)
         connection.terminate()
         self._wake()
 
     def late(self, connection: Connection) -> bool:
+        """Whether its call ran out of time."""
         return connection in self._late
 
     def patient(self, connection: Connection) -> None:
+        """Leave its call as much time as it takes."""
         self._used[connection] = float("inf")
 
     async def close(self) -> None:
+        """Close all, those in use after a grace."""
         if self._used or self._making:
             self._ended = self._loop.create_future()
             await asyncio.wait([self._ended], timeout=GRACE)
@@ -197,6 +227,7 @@ class Pool:
                 connection.terminate()
 
     def abandon(self) -> None:
+        """Cut all; the event loop has ended."""
         for connection in (*self._used, *(connection for connection, _ in self._free)):
             try:
                 connection.terminate()
@@ -264,29 +295,34 @@ class Lent:
         self._timeout = timeout
 
     def idle(self) -> Connection | None:
+        """None: acquiring is a matter of the pool."""
         return None
 
     async def take(self, fresh: bool = False) -> Connection:
+        """Acquire a connection."""
         return acquainted(cast(Connection, await self._pool.acquire(timeout=self._timeout)))
 
     def give(self, connection: Connection) -> Awaitable[None]:
+        """Release it."""
         return cast("Awaitable[None]", self._pool.release(connection))
 
     def drop(self, connection: Connection) -> Awaitable[None]:
+        """Cut it; the pool replaces it."""
         connection.terminate()
         return cast("Awaitable[None]", self._pool.release(connection))
 
     def late(self, connection: Connection) -> bool:
+        """Never: the pool limits its calls."""
         return False
 
     def patient(self, connection: Connection) -> None:
-        pass
+        """The pool limits its calls."""
 
     async def close(self) -> None:
-        pass
+        """Leave the pool open."""
 
     def abandon(self) -> None:
-        pass
+        """Leave the pool open."""
 
 
 # --- calls -------------------------------------------------------------------------------------------------------
@@ -393,7 +429,7 @@ async def _done(later: Awaitable[None] | None) -> None:
 
 
 @asynccontextmanager
-async def transaction(connection: Connection, begin: str = "BEGIN") -> AsyncGenerator[None]:
+async def transaction(connection: Connection, begin: str = BEGIN) -> AsyncGenerator[None]:
     """A transaction. After an error of the database, or one of ours, it is undone and the connection is clean."""
     try:
         await connection.execute(begin)

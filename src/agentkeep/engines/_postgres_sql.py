@@ -152,7 +152,7 @@ class Statements:
 
     def begin(self, lock: int) -> str:
         """Start the transaction of one partition. One round trip; the reads that follow see what the lock protects."""
-        return f"BEGIN; SELECT pg_advisory_xact_lock({self._namespace:d}, {lock:d})"
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({self._namespace:d}, {lock:d})"
 
     def _shared(self, lock: str) -> str:
         """A condition that takes the lock of a partition. As a condition it is cheaper than as a row to join."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -13,17 +14,18 @@ from zlib import crc32
 
 import msgspec
 
-from ..errors import Closed, Invalid, Key, SchemaMismatch, StoreError
+from ..errors import Closed, Invalid, Key, StoreError
 from ..ids import Clock, system_clock
 from ..predicates import OPERATORS
 from ..urls import Url, parse
 from ..waist import Batch, Capabilities, Page, Receipt, Row, Scan, Schema
-from ._postgres_ddl import EXISTING, Part, parts
+from ._postgres_ddl import Part, parts
 from ._postgres_errors import ENGINE
-from ._postgres_pool import GRACE, Attempt, Lent, Pool, Source, call, connector, transaction
+from ._postgres_make import Wanted, make
+from ._postgres_pool import GRACE, Attempt, Lent, Pool, Source, call, connector
 from ._postgres_side import Side
-from ._postgres_sql import Statements, lock_of
-from ._sql import FORMAT, checked, tables
+from ._postgres_sql import Statements
+from ._sql import checked, tables
 
 T = TypeVar("T")
 
@@ -102,26 +104,36 @@ class Postgres:
         self._home: Side | None = None
         self._away: _Away | None = None
         self._make: Callable[[Source], Side] | None = None
+        self._schema: Schema | None = None
         self._unprepared = self._options.pooler == "transaction"
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def open(self, schema: Schema) -> None:
-        """Connect, create or verify the tables. The event loop that runs this is the engine's home."""
-        if self._home is not None and not self._home.loop.is_closed():
-            if self._home.loop is not asyncio.get_running_loop():
-                return await self._over(self._home.loop, lambda: self.open(schema))
-            await self._prepare(self._home.source, schema)
-            return None
+        """Connect, create or verify the tables. The event loop that runs this is the engine's home.
+
+        An engine that is open goes over to other kinds with the connections it has.
+        """
         checked(schema.kinds)
+        made = parts(self._names, schema.kinds)
+        home = self._home
+        if home is not None and not home.loop.is_closed():
+            if home.loop is not asyncio.get_running_loop():
+                return await self._over(home.loop, lambda: self.open(schema))
+            if schema != self._schema:
+                await self._prepare(home.source, schema, made)
+                await home.keeper.stop()
+            return None
         source: Source | None = None
         try:
             source = await self._source()
-            await self._prepare(source, schema)
+            await self._prepare(source, schema, made)
         except BaseException:
             if source is not None:
                 await source.close()
             raise
+        if home is not None:
+            home.source.abandon()
         return None
 
     async def close(self) -> None:
@@ -172,7 +184,8 @@ class Postgres:
         with self._lock:
             if self._away is None:
                 self._away = _Away(self._another)
-        return self._away.call(ask)
+            away = self._away
+        return away.call(ask)
 
     async def _another(self) -> Side:
         assert self._make is not None
@@ -183,6 +196,15 @@ class Postgres:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ask(), loop))
 
     # --- connections ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _aside(self) -> AsyncGenerator[Source]:
+        """Connections beside those of the event loop, for a while."""
+        source = Lent(self._pool, self._options.timeout) if self._pool is not None else self._own()
+        try:
+            yield source
+        finally:
+            await source.close()
 
     async def _source(self) -> Source:
         if self._pool is not None:
@@ -195,6 +217,8 @@ class Postgres:
         options, url = self._options, self._url
         given = ("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "target_session_attrs")
         asked = {name: value for name in given if (value := getattr(options, name)) is not None}
+        # Compiling a query takes longer than our queries do. Poolers refuse settings they do not know.
+        quick = {"jit": "off"} if options.pooler == "auto" and not probe and not self._unprepared else {}
         settings = {
             "dsn": f"postgresql://?{urlencode(asked)}",
             "host": url.host or options.host,
@@ -206,7 +230,7 @@ class Postgres:
             "statement_cache_size": 0 if probe or self._unprepared else 1000,
             "max_cached_statement_lifetime": 0,
             "max_cacheable_statement_size": 0,
-            "server_settings": {"application_name": options.application_name},
+            "server_settings": {"application_name": options.application_name, **quick},
         }
         return Pool(connector(settings), options.pool_max, options.timeout)
 
@@ -227,30 +251,22 @@ class Postgres:
 
     # --- tables --------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, source: Source, schema: Schema) -> None:
+    async def _prepare(self, source: Source, schema: Schema, made: list[Part]) -> None:
         """See that everything is there, then begin to use it."""
-        made = parts(self._names, schema.kinds)
         server = await call(source, "open", _server)
         if server.encoding != "UTF8":
             raise Invalid(f"the database is encoded in {server.encoding}", hint="Use one in UTF8.", engine=ENGINE)
         name = f"{self._names.schema or server.schema}.{self._names.prefix}"
-        missing = await call(source, "open", partial(_missing, made))
-        if missing and self._options.ddl == "create":
-            await call(source, "open", partial(_create, missing, lock_of(f"ddl {name}")))
-            await call(source, "open", partial(_build, missing))
-            missing = await call(source, "open", partial(_missing, made))
-        if missing:
-            what = [f"{part.part.what} {part.part.name} {part.part.detail}".rstrip() for part in missing]
-            more = f" and {len(what) - 3} more" if len(what) > 3 else ""
-            hint = "Let a role that may create objects run agentkeep.engines.postgres.print_ddl()."
-            text = f"the database lacks {', '.join(what[:3])}{more}"
-            raise SchemaMismatch(text, engine=ENGINE, operation="open", hint=hint)
-        await call(source, "open", partial(_compatible, self._names.of("meta")))
+        await make(source, self._aside, Wanted(made, self._names.of("meta"), name), self._options.ddl == "create")
         await self._warm(source)
         kinds = {kind.name: kind for kind in schema.kinds}
         statements = Statements(self._names, kinds, crc32(name.encode()) - 0x80000000)
-        self._make = lambda source: Side(source, statements, self._names, kinds, self._clock)
-        self._home = self._make(source)
+        side = partial(Side, statements=statements, names=self._names, kinds=kinds, clock=self._clock)
+        with self._lock:
+            self._make, self._home, self._schema = side, side(source), schema
+            away = self._away
+        if away is not None:
+            await away.renew(side)
 
     async def _warm(self, source: Source) -> None:
         taken = [await source.take() for _ in range(self._options.pool_min)] if isinstance(source, Pool) else []
@@ -272,6 +288,10 @@ class _Away:
         """Do it there."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ask(ask), self._loop))
 
+    async def renew(self, make: Callable[[Source], Side]) -> None:
+        """Go over to other kinds with the connections it has."""
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._renew(make), self._loop))
+
     async def close(self) -> None:
         """Close its connections and end the thread."""
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._end(), self._loop))
@@ -283,6 +303,12 @@ class _Away:
         if self._side is None:
             self._side = await self._make()
         return await ask(self._side)
+
+    async def _renew(self, make: Callable[[Source], Side]) -> None:
+        before = self._side
+        if before is not None:
+            self._side = make(before.source)
+            await before.keeper.stop()
 
     async def _end(self) -> None:
         if self._side is not None:
@@ -297,49 +323,3 @@ class _Server(NamedTuple):
 async def _server(attempt: Attempt) -> _Server:
     rows = await attempt.connection.fetch("SELECT current_setting('server_encoding'), COALESCE(current_schema(), '')")
     return _Server(rows[0][0], rows[0][1])
-
-
-class _Lack(NamedTuple):
-    part: Part
-    broken: bool
-    big: bool
-
-
-async def _missing(made: list[Part], attempt: Attempt) -> list[_Lack]:
-    columns = [list(column) for column in zip(*((part.what, part.name, part.detail) for part in made), strict=True)]
-    rows = await attempt.connection.fetch(EXISTING, *columns)
-    return [_Lack(part, broken, big) for part, (there, broken, big) in zip(made, rows, strict=True) if not there]
-
-
-async def _create(missing: list[_Lack], lock: int, attempt: Attempt) -> None:
-    """Make what is missing, one process at a time; indexes of big tables wait for `_build`."""
-    begin = f"BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({lock:d})"
-    attempt.patient()
-    async with transaction(attempt.connection, begin):
-        # Another process may have been quicker.
-        for part, broken, big in await _missing([lack.part for lack in missing], attempt):
-            if not broken and not big:
-                for statement in part.sql:
-                    await attempt.connection.execute(statement)
-
-
-async def _build(missing: list[_Lack], attempt: Attempt) -> None:
-    """Build indexes of tables that are in use, and again those whose building was cut off."""
-    attempt.patient()
-    wanted = [lack.part for lack in missing if lack.part.online]
-    for part, broken, _ in await _missing(wanted, attempt) if wanted else []:
-        if broken:
-            await attempt.connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part.name}")
-        await attempt.connection.execute(part.online)
-
-
-async def _compatible(meta: str, attempt: Attempt) -> None:
-    rows = await attempt.connection.fetch(f"SELECT value FROM {meta} WHERE name = 'format'")
-    if not rows or int(rows[0][0]) > FORMAT:
-        found = rows[0][0] if rows else "missing"
-        raise SchemaMismatch(
-            f"the database has format {found}, this version knows {FORMAT}",
-            engine=ENGINE,
-            operation="open",
-            hint="Update agentkeep.",
-        )

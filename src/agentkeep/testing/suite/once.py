@@ -122,16 +122,20 @@ async def test_a_key_used_in_two_lanes_is_two_keys(engine: Engine, name: Names) 
 
 @case("C2")
 async def test_a_batch_is_remembered_after_its_rows_are_gone(engine: Engine, name: Names) -> None:
-    for label, end in {
-        "deleted": (Delete("event", seq_sort(1)), Delete("event", seq_sort(2))),
-        "trimmed": (Trim("event", below=None),),
-        "sealed": (Trim("event", below=None, sealed=True),),
-        "edited": (Put("event", seq_sort(1), doc("x"), expect="exists"),),
+    edit = Put("event", seq_sort(1), doc("x"), expect="exists")
+    for label, changes in {
+        "deleted": [(Delete("event", seq_sort(1)), Delete("event", seq_sort(2)))],
+        "trimmed": [(Trim("event", below=None),)],
+        "sealed": [(Trim("event", below=None, sealed=True),)],
+        "edited": [(edit,)],
+        "edited again and again": [(edit,), (edit,), (edit, Put("note", "a", doc(1))), (edit,)],
+        "edited and deleted": [(edit, Check("note", "a", "absent")), (edit,), (Delete("event", seq_sort(1)),)],
     }.items():
         one = batch(name(label), Append("event", doc(1)), Append("event", doc(2)), once="k")
         plain = batch(name(label), Append("event", doc(3)))
         first, third = await done(engine, one), await done(engine, plain)
-        await commit(engine, name(label), *end)
+        for ops in changes:
+            await commit(engine, name(label), *ops)
         before = await numbers(engine, "event", name(label))
         assert await done(engine, one) == _again(first)
         assert await done(engine, _renewed(one)) == _again(first)
@@ -207,12 +211,14 @@ async def test_hostile_keys_are_distinct(engine: Engine, name: Names) -> None:
         assert (got.seqs, got.replayed) == ((position + 1,), True)
 
 
-async def test_a_key_and_its_digest_go_together(engine: Engine, name: Names) -> None:
+async def test_a_key_and_its_digest_of_16_bytes_go_together(engine: Engine, name: Names) -> None:
     op = Append("event", doc(1))
     for wrong in (
         Batch(name("p"), (op,), new_id(), "k", None),
         Batch(name("p"), (op,), new_id(), None, digest(1)),
         Batch(name("p"), (op,), new_id(), "", digest(1)),
+        Batch(name("p"), (op,), new_id(), "k", digest(1)[:15]),
+        Batch(name("p"), (op,), new_id(), "k", digest(1) * 2),
         Batch(name("p"), (op,), "not-a-uuid", None, None),
         Batch(name("p"), (op,), new_id().upper(), None, None),
         Batch(name("p"), (), new_id(), None, None),
