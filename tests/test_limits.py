@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -37,10 +37,12 @@ class Watched(Memory):
         self.seen.append(scan)
         return await super().scan(scan)
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Any:
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Any:
         """See the dump."""
-        self.seen.append((kind, after, limit))
-        return await super().dump(kind, after, limit)
+        self.seen.append((kind, after, limit, lo, hi))
+        return await super().dump(kind, after, limit, lo=lo, hi=hi)
 
 
 @pytest.fixture
@@ -60,7 +62,9 @@ async def test_what_is_well_formed_goes_through_unchanged(pair: tuple[Limits, Wa
     await layer.get([Key("event", "p", "")])
     await layer.scan(scan)
     await layer.dump("event", None, 5)
-    assert inner.seen == [([one], False), ([one], True), [Key("event", "p", "")], scan, ("event", None, 5)]
+    await layer.dump("event", None, 5, lo="a", hi="b")
+    dumps = [("event", None, 5, None, None), ("event", None, 5, "a", "b")]
+    assert inner.seen == [([one], False), ([one], True), [Key("event", "p", "")], scan, *dumps]
     assert layer.capabilities is inner.capabilities
 
 
@@ -93,6 +97,7 @@ async def test_where_nothing_is_left_the_engine_is_not_asked(pair: tuple[Limits,
         layer.scan(Scan("note", budget=MAX_BUDGET + 1)),
         layer.dump("nope", None, 1),
         layer.dump("note", None, 0),
+        layer.dump("note", None, 1, lo=cast(Any, 1)),
     ):
         with pytest.raises(Invalid):
             await wrong

@@ -231,8 +231,8 @@ async def test_a_row_that_changes_while_it_is_indexed_keeps_its_change(database:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.inner, name)
 
-        async def dump(self, kind: str, after: str | None, limit: int) -> Any:
-            page = await self.inner.dump(kind, after, limit)
+        async def dump(self, kind: str, after: str | None, limit: int, **bounds: Any) -> Any:
+            page = await self.inner.dump(kind, after, limit, **bounds)
             if limit > 1:
                 await other.update(Indexed, "n0", "", lambda old: msgspec.structs.replace(old, rank=50))
                 await other.delete(Indexed, "n2")
@@ -346,10 +346,10 @@ async def test_a_dump_whose_first_page_is_empty_is_no_empty_kind(database: Datab
         def __getattr__(self, name: str) -> Any:
             return getattr(self.inner, name)
 
-        async def dump(self, kind: str, after: str | None, limit: int) -> Any:
+        async def dump(self, kind: str, after: str | None, limit: int, **bounds: Any) -> Any:
             if after is None:
                 return Page([], "1")
-            return await self.inner.dump(kind, None if after == "1" else after, limit)
+            return await self.inner.dump(kind, None if after == "1" else after, limit, **bounds)
 
     store = await database.open(records=[Indexed], wrap=Sharded)
     with pytest.raises(IndexNotReady):

@@ -665,6 +665,22 @@ async def test_each_read_uses_the_index_that_is_meant_for_it(opened: Open):
             assert "TEMP B-TREE" not in plan
 
 
+@pytest.mark.parametrize("bounds", [{}, {"lo": "a"}, {"hi": "z"}, {"lo": "a", "hi": "z"}])
+async def test_pages_of_a_dump_are_searched_in_their_range(opened: Open, bounds: dict[str, str]):
+    engine = await opened()
+    await commit(engine, "p", Append("event", BODY), Append("event", BODY), Append("event", BODY))
+    first = await engine.dump("event", None, 1, **bounds)
+    second = await engine.dump("event", first.cursor, 1, **bounds)
+    for after in (None, first.cursor, second.cursor):
+        with Traced(writer(engine)) as traced:
+            engine._dump(writer(engine), Scan("event", limit=2, after=after, **bounds))
+        for statement in traced.statements:
+            plan = _plan(engine, statement)
+            assert "TEMP B-TREE" not in plan
+            ends = [f"partition{'>' if bound == 'lo' else '<'}?" for bound in bounds]
+            assert all(end in plan or (after and "(partition,seq)>" in plan) for end in ends), plan
+
+
 async def test_the_statements_of_a_commit_search_by_key(opened: Open):
     engine = await opened()
     await commit(engine, "p", Append("event", BODY), Put("note", "a", BODY))

@@ -124,7 +124,7 @@ def resolve(batch: Batch, found: Found, logs: Set[str] = frozenset()) -> Plan | 
     if found.memo is not None:
         if batch.once is not None and batch.digest != found.memo.digest:
             raise Conflict(Key(lane(batch), batch.partition, ""), None, None, "once", hint="Use a new key.")
-        return msgspec.structs.replace(found.memo.receipt, replayed=True)
+        return _replay(batch, found.memo.receipt)
     heads: dict[str, Head] = {}
     puts: list[Row] = []
     deletes: list[Key] = []
@@ -198,6 +198,18 @@ def _join(given: Head, kept: Head | None) -> Head:
 def head_row(kind: str, partition: str, head: Head) -> Row:
     """The head of a log as the row that get and dump give back."""
     return Row(Key(kind, partition, HEAD), str(head.seq), msgspec.json.encode(head))
+
+
+def _replay(batch: Batch, first: Receipt) -> Receipt:
+    """The receipt of a batch committed again, one entry for each of its ops, whatever ops it came with first.
+
+    Of a batch with a log to itself, the first number says all; of the others the numbers are given out in order.
+    """
+    numbers = iter([seq for seq in first.seqs if seq is not None])
+    if lane(batch):
+        return receipt_of(batch, next(numbers), first.id)
+    seqs = [next(numbers, None) if isinstance(op, Append) else None for op in batch.ops]
+    return Receipt(first.id, tuple(seqs), replayed=True)
 
 
 def receipt_of(batch: Batch, first: int, rev: Rev) -> Receipt:

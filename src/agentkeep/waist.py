@@ -290,6 +290,11 @@ class Engine(Protocol):
         """Commit independent batches, those of one partition in list order. One answer per batch, in order."""
         ...
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
-        """Every row and every log head of a kind, in any order, each once if nothing is written meanwhile."""
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
+        """Every row and every log head of a kind, in any order, each once if nothing is written meanwhile.
+
+        `lo` (inclusive) and `hi` (exclusive) range over the partitions: no other one is read, nor named by a cursor.
+        """
         ...

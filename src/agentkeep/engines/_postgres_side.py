@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from ..errors import Invalid, Key
 from ..ids import Clock
 from ..keys import cursor, escape, position, seq_of, seq_sort, unescape
@@ -16,7 +18,7 @@ from ._postgres_commit import Writer
 from ._postgres_keep import Keeper
 from ._postgres_pool import Record, Source, fetch
 from ._postgres_sql import POSTGRES, Statements
-from ._sql import Tables, dump_query, row_of, row_with_facets, whole_row
+from ._sql import Tables, dump_query, heads_query, row_of, row_with_facets, whole_row
 
 
 class Side:
@@ -87,21 +89,23 @@ class Side:
         make = row_of if scan.where is None else row_with_facets
         return Page([make(kind, row) for row in got], None if edge is None else _cursor(kind, scan, edge))
 
-    async def dump(self, name: str, after: str | None, limit: int) -> Page:
+    async def dump(self, scan: Scan) -> Page:
         """Heads in order of partition, then rows in order of the primary key."""
-        kind = self._kinds[name]
-        scan = Scan(name, limit=limit, after=after)
-        place = position(scan)
-        if kind.log and (place is None or place[1] == HEAD):
-            start = (">=", "") if place is None else (">", escape(place[0]))
-            got = await self._fetch("dump", self._statements.heads(name, start[0]), [start[1], limit])
-            heads = [head_row(name, unescape(row[0]), Head(row[1], row[2], bool(row[3]))) for row in got]
-            rest = (heads[-1].key.partition, HEAD) if len(heads) == limit else ("", seq_sort(0))
-            return Page(heads, cursor(scan, rest))
-        query, args = dump_query(self._names, POSTGRES, kind, scan, self._clock())
-        got = await self._fetch("dump", query, args)
-        rows = [whole_row(kind, row) for row in got]
-        return Page(rows, cursor(scan, rows[-1].key[1:]) if len(rows) == limit else None)
+        kind = self._kinds[scan.kind]
+        rows: list[Row] = []
+        after = position(scan)
+        if kind.log and (after is None or after[1] == HEAD):
+            query, args = heads_query(POSTGRES, self._statements.heads(), kind, scan)
+            for partition, seq, floor, sealed in await self._fetch("dump", query, args):
+                rows.append(head_row(kind.name, unescape(partition), Head(seq, floor, bool(sealed))))
+            scan = msgspec.structs.replace(scan, limit=scan.limit - len(rows), after=None)
+        if scan.limit:
+            query, args = dump_query(self._names, POSTGRES, kind, scan, self._clock())
+            got = await self._fetch("dump", query, args)
+            rows += [whole_row(kind, row) for row in got]
+            if len(got) < scan.limit:
+                return Page(rows, None)
+        return Page(rows, cursor(scan, rows[-1].key[1:]))
 
     async def _fetch(self, operation: str, query: str, args: Sequence[Any]) -> list[Record]:
         return await fetch(self.source, operation, query, args)

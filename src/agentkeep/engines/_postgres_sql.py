@@ -386,12 +386,9 @@ class Statements:
             parts.append(f"SELECT u.n, {none}, h.seq, h.floor, h.sealed FROM {given}, LATERAL ({one}) h")
         return " UNION ALL ".join(parts)
 
-    def heads(self, name: str, sign: str) -> str:
-        """A page of the heads of a log: $1 the partition to start at (">=") or after (">"), $2 how many."""
-        return (
-            f"SELECT partition, seq, floor, sealed FROM {self._heads} WHERE kind = '{name}' AND partition {sign} $1 "
-            "ORDER BY partition LIMIT $2"
-        )
+    def heads(self) -> str:
+        """The query of all heads: partition, seq, floor, sealed."""
+        return f"SELECT h.partition, h.seq, h.floor, h.sealed FROM {self._heads} h"
 
     def page(self, kind: KindSpec, scan: Scan, now: int) -> Query:
         """A page of a range, in one snapshot. If fewer rows than asked for came, a last one may follow, its rev NULL:

@@ -231,9 +231,17 @@ def dump_query(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) 
     return f"SELECT {wanted} {source} LIMIT {d.mark(len(args))}", args
 
 
+def heads_query(d: Dialect, heads: str, kind: KindSpec, scan: Scan) -> Query:
+    """A page of the heads of a log in order of partition. `heads` selects them all, of every kind, as h."""
+    terms, after = _Terms(d), position(scan)
+    _partitions(scan, "h.partition", [] if after is None else [escape(after[0])], terms)
+    terms.add("h.kind =", kind.name)
+    text = f"{heads} WHERE {' AND '.join(terms.all)} ORDER BY h.partition LIMIT {terms.mark(scan.limit)}"
+    return text, terms.args
+
+
 def filter_sql(d: Dialect, where: Predicate | None, args: Args) -> str | None:
     """The part of a filter that the dialect evaluates, its values appended to `args`; None if there is none."""
-
     if where is None:
         return None
 
@@ -276,11 +284,10 @@ def _hidden(names: Tables, kind: KindSpec, alias: str) -> str:
 class _Terms:
     """Conditions of a WHERE clause and the values bound in them."""
 
-    def __init__(self, d: Dialect, now: int) -> None:
+    def __init__(self, d: Dialect) -> None:
         self._d = d
         self.args: Args = []
         self.all: list[str] = []
-        self.now = self.mark(now)
 
     def mark(self, value: Any) -> str:
         """Bind a value; gives its marker."""
@@ -298,12 +305,12 @@ def _range(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Q
 
     Databases that seek by one bound of a side (SQLite) would otherwise read each page from the start of the range.
     """
-    terms, place = _Terms(d, now), sort_column(kind)
+    terms, place = _Terms(d), sort_column(kind)
+    moment = terms.mark(now)
     after = position(scan)
     if scan.prefix and scan.index is None:
-        _partition_range(names, kind, scan, after, terms)
+        _partition_range(names, kind, scan, after, terms, moment)
         return " AND ".join(terms.all), terms.args
-    sign = "<" if scan.reverse else ">"
     last: Args = [] if after is None else [escape(after[-2]), seq_of(after[-1]) if kind.log else escape(after[-1])]
     if scan.index is not None:
         base, column = pack(scan.prefix), f"ix_{scan.index}"
@@ -315,22 +322,31 @@ def _range(names: Tables, d: Dialect, kind: KindSpec, scan: Scan, now: int) -> Q
             terms.add(f"{column} <", hi)
         if after is not None:
             _within(lo <= after[0] < hi)
+            sign = "<" if scan.reverse else ">"
             terms.add(f"({column}, partition, {place}) {sign}", after[0], *last)
     else:
-        lo = None if scan.lo is None else escape(str(scan.lo))
-        hi = None if scan.hi is None else escape(str(scan.hi))
-        if lo is not None and (after is None or scan.reverse):
-            terms.add("partition >=", lo)
-        if hi is not None and (after is None or not scan.reverse):
-            terms.add("partition <", hi)
-        if last:
-            _within((lo is None or lo <= last[0]) and (hi is None or last[0] < hi))
-            terms.add(f"(partition, {place}) {sign}", *last)
-    terms.all.append(live(names, kind, terms.now))
+        _partitions(scan, f"partition, {place}", last, terms)
+    terms.all.append(live(names, kind, moment))
     return " AND ".join(terms.all), terms.args
 
 
-def _partition_range(names: Tables, kind: KindSpec, scan: Scan, after: tuple[str, ...] | None, terms: _Terms) -> None:
+def _partitions(scan: Scan, order: str, last: Args, terms: _Terms) -> None:
+    """The condition that `lo` and `hi` make on partitions. `last` is the cursor's place in `order`, or empty."""
+    lo = None if scan.lo is None else escape(str(scan.lo))
+    hi = None if scan.hi is None else escape(str(scan.hi))
+    partition, *_ = order.split(",")
+    if lo is not None and (not last or scan.reverse):
+        terms.add(f"{partition} >=", lo)
+    if hi is not None and (not last or not scan.reverse):
+        terms.add(f"{partition} <", hi)
+    if last:
+        _within((lo is None or lo <= last[0]) and (hi is None or last[0] < hi))
+        terms.add(f"({order}) {'<' if scan.reverse else '>'}", *last)
+
+
+def _partition_range(
+    names: Tables, kind: KindSpec, scan: Scan, after: tuple[str, ...] | None, terms: _Terms, now: str
+) -> None:
     encode_ = seq_bound if kind.log else escape
     place = sort_column(kind)
     lo = None if scan.lo is None else encode_(str(scan.lo))
@@ -349,13 +365,13 @@ def _partition_range(names: Tables, kind: KindSpec, scan: Scan, after: tuple[str
         above = terms.mark(last if last is not None else 0 if lo is None else cast(int, lo) - 1)
         floor = f"SELECT CASE WHEN floor > {above} THEN floor ELSE {above} END FROM {names.of('heads')}"
         terms.all.append(f"seq > COALESCE(({floor} WHERE partition = {partition} AND kind = '{kind.name}'), {above})")
-        terms.all.append(f"(expires IS NULL OR expires > {terms.now}) AND doc IS NOT NULL")
+        terms.all.append(f"(expires IS NULL OR expires > {now}) AND doc IS NOT NULL")
         return
     if last is not None:
         terms.add("sort >", last)
     elif lo is not None:
         terms.add("sort >=", lo)
-    terms.all.append(live(names, kind, terms.now))
+    terms.all.append(live(names, kind, now))
 
 
 def _within(holds: bool) -> None:

@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from heapq import merge
 
 import msgspec
 
@@ -64,6 +65,7 @@ class Memory:
         self._logs: frozenset[str] = frozenset()
         self._rows: dict[Key, Row] = {}
         self._heads: dict[tuple[str, str], Head] = {}
+        self._headed: dict[str, list[Entry]] = defaultdict(list)
         self._orders: dict[tuple[str, str | None], list[Entry]] = defaultdict(list)
         self._memos: dict[tuple[str, str, bytes], tuple[Memo, int]] = {}
 
@@ -87,7 +89,7 @@ class Memory:
         with self._lock:
             self._usable("scan")
             rows: list[Row] = []
-            for looked, entry in enumerate(self._range(scan), 1):
+            for looked, entry in enumerate(self._range(scan, self._orders[scan.kind, scan.index]), 1):
                 row = self._live(Key(scan.kind, entry[-2], entry[-1]))
                 if row is not None and evaluate(scan.where, row.facets):
                     rows.append(_bare(row, scan.where is not None))
@@ -101,21 +103,20 @@ class Memory:
             self._usable("commit")
             return [self._commit(batch, restore) for batch in batches]
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
         """Rows and heads in order of (partition, sort)."""
-        scan = Scan(kind, limit=limit, after=after)
+        scan = Scan(kind, lo=lo, hi=hi, limit=limit, after=after)
         with self._lock:
             self._usable("dump")
-            heads = [(partition, HEAD) for name, partition in self._heads if name == kind]
-            order = sorted([*self._orders[kind, None], *heads])
-            start = bisect_right(order, position(scan) or ())
             rows: list[Row] = []
-            for number, (partition, sort) in enumerate(order[start:], start + 1):
-                row = self._read(Key(kind, partition, sort))
+            for entry in merge(self._range(scan, self._headed[kind]), self._range(scan, self._orders[kind, None])):
+                row = self._read(Key(kind, *entry))
                 if row is not None:
                     rows.append(row)
-                if len(rows) == limit and number < len(order):
-                    return Page(rows, cursor(scan, (partition, sort)))
+                if len(rows) == limit:
+                    return Page(rows, cursor(scan, entry))
             return Page(rows, None)
 
     def _usable(self, operation: str) -> None:
@@ -136,8 +137,7 @@ class Memory:
             return None
         return row
 
-    def _range(self, scan: Scan) -> Iterator[Entry]:
-        order = self._orders[scan.kind, scan.index]
+    def _range(self, scan: Scan, order: list[Entry]) -> Iterator[Entry]:
         lo, hi = _bounds(scan)
         start = bisect_left(order, lo)
         stop = len(order) if hi is None else bisect_left(order, hi)
@@ -165,6 +165,8 @@ class Memory:
         if isinstance(plan, Receipt):
             return plan
         for kind, head in plan.heads.items():
+            if (kind, batch.partition) not in self._heads:
+                insort(self._headed[kind], (batch.partition, HEAD))
             self._heads[kind, batch.partition] = head
         for key in plan.deletes:
             self._remove(key)

@@ -169,9 +169,12 @@ class Postgres:
             return await home.commit(batches, restore)
         return await self._call("commit", lambda side: side.commit(batches, restore))
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
         """The heads of a log in order of partition, then rows in order of the primary key."""
-        return await self._call("dump", lambda side: side.dump(kind, after, limit))
+        scan = Scan(kind, lo=lo, hi=hi, limit=limit, after=after)
+        return await self._call("dump", lambda side: side.dump(scan))
 
     def _call(self, operation: str, ask: Callable[[Side], Coroutine[Any, Any, T]]) -> Awaitable[T]:
         home = self._home

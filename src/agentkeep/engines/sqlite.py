@@ -17,13 +17,25 @@ import msgspec
 
 from ..errors import Closed, Invalid, Key, StoreError
 from ..ids import Clock, system_clock
-from ..keys import END, cursor, escape, position, seq_sort, unescape, unpack
+from ..keys import cursor, escape, position, seq_sort, unescape, unpack
 from ..predicates import OPERATORS
 from ..resolve import head_row
 from ..urls import Url
 from ..waist import HEAD, Batch, Capabilities, KindSpec, Page, Receipt, Row, Scan, Schema
 from ._facets import text_facets
-from ._sql import Tables, checked, dump_query, facets_of, key_of, live, looked_query, row_of, sort_column, tables
+from ._sql import (
+    Tables,
+    checked,
+    dump_query,
+    facets_of,
+    heads_query,
+    key_of,
+    live,
+    looked_query,
+    row_of,
+    sort_column,
+    tables,
+)
 from ._sqlite_file import (
     FAILURES,
     SQLITE,
@@ -106,9 +118,12 @@ class SQLite:
         files = self._usable("commit")
         return await files.writer.ask(Commit(batches, restore)) if batches else []
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
         """The heads of a log in order of their partitions, then the rows in order of (partition, sort)."""
-        return await self._ask("dump", lambda connection: self._dump(connection, Scan(kind, limit=limit, after=after)))
+        scan = Scan(kind, lo=lo, hi=hi, limit=limit, after=after)
+        return await self._ask("dump", lambda connection: self._dump(connection, scan))
 
     # --- opening and closing -------------------------------------------------------------------------------------
 
@@ -217,13 +232,10 @@ class SQLite:
         rows: list[Row] = []
         after = position(scan)
         if kind.log and (after is None or after[1] == HEAD):
-            # No partition contains END: what follows is at or above it with END behind.
-            place = "" if after is None else escape(after[0]) + END
-            heads = f"{head_select(self._names, kind)} WHERE h.partition >= ?1 AND h.kind = ?2"
-            heads += " ORDER BY h.partition LIMIT ?3"
-            for head in connection.execute(heads, (place, kind.name, scan.limit)):
+            query, args = heads_query(SQLITE, head_select(self._names, kind), kind, scan)
+            for head in connection.execute(query, args):
                 rows.append(head_row(kind.name, unescape(head[3]), head_of(head)))
-            scan = Scan(kind.name, limit=scan.limit - len(rows))
+            scan = msgspec.structs.replace(scan, limit=scan.limit - len(rows), after=None)
         if scan.limit:
             query, args = dump_query(self._names, SQLITE, kind, scan, self._clock())
             got = connection.execute(query, args).fetchall()

@@ -46,9 +46,11 @@ class Chaos:
         """Commit, with a fault."""
         return await self._call("commit", lambda: self.inner.commit(batches, restore=restore))
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
         """Dump, with a fault."""
-        return await self._call("dump", lambda: self.inner.dump(kind, after, limit))
+        return await self._call("dump", lambda: self.inner.dump(kind, after, limit, lo=lo, hi=hi))
 
     async def _call(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         fault = self._faults(operation, self.calls)

@@ -88,11 +88,15 @@ class Limits:
         answers = iter(await self.inner.commit(rest, restore=restore) if rest else [])
         return [refused[number] if number in refused else next(answers) for number in range(len(batches))]
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
-        """Known kinds only."""
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
+        """Known kinds only, and bounds that are text."""
         self._kind(kind, "dump")
         _within("limit", limit, MAX_LIMIT)
-        return await self.inner.dump(kind, after, limit)
+        if not all(bound is None or isinstance(bound, str) for bound in (lo, hi)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise Invalid("a dump takes text bounds, which are partitions", operation="dump")
+        return await self.inner.dump(kind, after, limit, lo=lo, hi=hi)
 
     def _kind(self, name: str, operation: str) -> KindSpec:
         kind = self._kinds.get(name)

@@ -66,9 +66,11 @@ class Retry:
                 answers[n] = answer
         return answers
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
         """Dump, retried."""
-        return await self._again(lambda: self.inner.dump(kind, after, limit))
+        return await self._again(lambda: self.inner.dump(kind, after, limit, lo=lo, hi=hi))
 
     async def _attempt(
         self, batches: Sequence[Batch], before: Sequence[Receipt | StoreError] | None, restore: bool

@@ -8,10 +8,12 @@ import msgspec
 
 from ..errors import Invalid, Key, StoreError, TooLarge
 from ..keys import escape, size, unescape
-from ..waist import Append, Batch, Engine, IndexSpec, Op, Page, Put, Receipt, Row, Scan, Schema
+from ..waist import Append, Batch, Engine, IndexSpec, Op, Page, Put, Receipt, Row, Scalar, Scan, Schema
 
 MAX_TENANT = 128
 _END = "\x01"
+_ABOVE = "\x02"
+"""The character after _END: no escaped tenant has _END in it, so all between the two is one tenant's."""
 
 
 def tenanted(schema: Schema) -> Schema:
@@ -51,6 +53,7 @@ class Scope:
         self.capabilities = inner.capabilities
         self.tenant = checked_tenant(tenant)
         self._prefix = escape(self.tenant) + _END
+        self._above = escape(self.tenant) + _ABOVE
 
     async def open(self, schema: Schema) -> None:
         """Open the engine under it."""
@@ -77,11 +80,13 @@ class Scope:
                 self._clean(answer)
         return answers
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
-        """The tenant's rows and heads: pages may be short or empty, as all pages may."""
-        page = await self.inner.dump(kind, after, limit)
-        rows = [self._out(row) for row in page.rows if row.key.partition.startswith(self._prefix)]
-        return Page(rows, page.cursor)
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
+        """The tenant's rows and heads."""
+        first, end = self._partitions(lo, hi)
+        page = await self.inner.dump(kind, after, limit, lo=first, hi=end)
+        return Page([self._out(row) for row in page.rows], page.cursor)
 
     def _in(self, key: Key) -> Key:
         return Key(key.kind, self._prefix + key.partition, key.sort)
@@ -96,9 +101,12 @@ class Scope:
             return msgspec.structs.replace(scan, prefix=(self.tenant, *scan.prefix))
         if scan.prefix:
             return msgspec.structs.replace(scan, prefix=(f"{self._prefix}{scan.prefix[0]}",))
-        lo = self._prefix if scan.lo is None else f"{self._prefix}{scan.lo}"
-        hi = escape(self.tenant) + "\x02" if scan.hi is None else f"{self._prefix}{scan.hi}"
+        lo, hi = self._partitions(scan.lo, scan.hi)
         return msgspec.structs.replace(scan, lo=lo, hi=hi)
+
+    def _partitions(self, lo: Scalar | None, hi: Scalar | None) -> tuple[str, str]:
+        """A range of the tenant's partitions; without bounds, all of them and no other tenant's."""
+        return f"{self._prefix}{lo or ''}", self._above if hi is None else f"{self._prefix}{hi}"
 
     def _batch(self, batch: Batch) -> Batch:
         return Batch(

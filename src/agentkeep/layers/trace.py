@@ -54,11 +54,12 @@ class Trace:
         }
         return await self._span("commit", about, lambda: self.inner.commit(batches, restore=restore), _failed)
 
-    async def dump(self, kind: str, after: str | None, limit: int) -> Page:
+    async def dump(
+        self, kind: str, after: str | None, limit: int, *, lo: str | None = None, hi: str | None = None
+    ) -> Page:
         """A span around dump."""
-        return await self._span(
-            "dump", {"db.collection.name": kind}, lambda: self.inner.dump(kind, after, limit), _rows
-        )
+        about: dict[str, str | int] = {"db.collection.name": kind}
+        return await self._span("dump", about, lambda: self.inner.dump(kind, after, limit, lo=lo, hi=hi), _rows)
 
     async def _span(
         self,

@@ -108,12 +108,14 @@ async def numbers(engine: Engine, kind: str, *prefix: Any, **scan: Any) -> list[
     return [seq_of(sort) for sort in await sorts(engine, kind, *prefix, **scan)]
 
 
-async def dumped(engine: Engine, kind: str, limit: int = 100) -> list[Row]:
-    """Everything that dump gives of a kind."""
+async def dumped(
+    engine: Engine, kind: str, limit: int = 100, *, lo: str | None = None, hi: str | None = None
+) -> list[Row]:
+    """Everything that dump gives of a kind, or of a range of its partitions."""
     found: list[Row] = []
     after: str | None = None
     while True:
-        page = await engine.dump(kind, after, limit)
+        page = await engine.dump(kind, after, limit, lo=lo, hi=hi)
         assert len(page.rows) <= limit, "a page is over its limit"
         found += page.rows
         if page.cursor is None:

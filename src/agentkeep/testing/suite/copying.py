@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable
 
 import pytest
@@ -85,6 +86,70 @@ async def test_dump_gives_every_row_and_head_once_and_whole(database: Target, li
     got, expected = await _all(engine, limit), await _all(model)
     assert {key: row for key, row in got.items() if row.key.sort == HEAD and key.kind in ("event", "turn")}
     assert {key: _content(row) for key, row in got.items()} == {key: _content(row) for key, row in expected.items()}
+
+
+_RANGES = (
+    ("", None), (None, ""), (None, "a\x01"), ("a", "a\x00"), ("a\x00", "a\x02"), ("\ud7ff", "\ue000"),
+    ("\U0010ffff", None), ("aa", "ab"), ("b", "a"), ("a", "a"),
+)  # fmt: skip
+"""Ranges of partitions, wide, narrow and empty, that begin and end at, before and behind STRINGS."""
+
+
+@pytest.mark.parametrize("limit", [1, 4, 1000])
+@case("S7")
+async def test_a_dump_of_a_range_gives_exactly_its_rows_and_heads(database: Target, limit: int) -> None:
+    engine = await database.open()
+    for text in STRINGS:
+        await commit(engine, text, Put("note", text, doc(0), {"by_text": (text,)}), Append("event", doc(text == "a")))
+    await commit(engine, "a\x00a", Trim("event"))
+    await commit(engine, "a\x00c", Append("event", doc(1)), Delete("note", "x"))
+    await commit(engine, "a\x00c", Trim("event", below=None, sealed=True))
+    for kind in ("note", "event"):
+        everything = await dumped(engine, kind, 1000)
+        for lo, hi in _RANGES:
+            wanted = [
+                row for row in everything if row.key.partition >= (lo or "") and (hi is None or row.key.partition < hi)
+            ]
+            got = await dumped(engine, kind, limit, lo=lo, hi=hi)
+            assert by_key(got) == by_key(wanted), (lo, hi)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@case("S7", "S10")
+async def test_a_dump_of_a_range_gives_no_cursor_that_names_another_partition(database: Target, limit: int) -> None:
+    engine = await database.open()
+    for partition in ("a secret", "m", "m\x00", "m\ud800", "n secret"):
+        await commit(engine, partition, Put("note", "a", doc(0)), Append("event", doc(0)), Append("event", doc(1)))
+    for kind in ("note", "event"):
+        for lo, hi, count in (("m", "n", 3), ("b", "m", 0), ("n", "n", 0)):
+            partitions: set[str] = set()
+            after: str | None = None
+            while True:
+                page = await engine.dump(kind, after, limit, lo=lo, hi=hi)
+                partitions |= {row.key.partition for row in page.rows}
+                after = page.cursor
+                if after is None:
+                    break
+                assert b"secret" not in _shown(after)
+            assert len(partitions) == count
+
+
+def _shown(cursor: str) -> bytes:
+    """A cursor with what base64 hides in it."""
+    return cursor.encode() + urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
+
+
+@case("S7")
+async def test_a_cursor_of_another_range_is_refused(database: Target) -> None:
+    engine = await database.open()
+    for partition in "abcd":
+        await commit(engine, partition, Put("note", "a", doc(0)), Append("event", doc(0)))
+    for kind in ("note", "event"):
+        mine = (await engine.dump(kind, None, 1, lo="b", hi="d")).cursor
+        assert mine is not None
+        for bounds in ({}, {"lo": "b"}, {"hi": "d"}, {"lo": "a", "hi": "d"}, {"lo": "c", "hi": "d"}):
+            with pytest.raises(Invalid):
+                await engine.dump(kind, mine, 1, **bounds)
 
 
 def _content(row: Row) -> object:

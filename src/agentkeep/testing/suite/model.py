@@ -79,11 +79,15 @@ async def _orders(engine: Engine, prefix: str) -> list[list[Row]]:
     return found
 
 
+def _behind(prefix: str) -> str:
+    """The end of the range of all that begins with a prefix."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
 async def _everything(engine: Engine, prefix: str) -> dict[Key, object]:
     found: dict[Key, Row] = {}
     for kind in _KINDS:
-        mine = (row for row in await dumped(engine, kind, 1000) if row.key.partition.startswith(prefix))
-        found |= by_key(mine)
+        found |= by_key(await dumped(engine, kind, 1000, lo=prefix, hi=_behind(prefix)))
     return {key: _exact(row) for key, row in found.items()}
 
 

@@ -83,6 +83,29 @@ async def test_a_key_is_found_before_expectations_are_looked_at(engine: Engine, 
     assert again == _again(first)
 
 
+@case("C2")
+async def test_a_repetition_with_other_ops_is_answered_for_the_ops_it_has(engine: Engine, name: Names) -> None:
+    """The key and the digest say that it is the same request; what goes with its appends may differ."""
+    event, turn = Append("event", doc(1)), Append("turn", doc(1))
+    put, check = Put("note", "a", doc(1)), Check("note", "never", "exists")
+    seal = Trim("event", sealed=True)
+    for label, (first, again, seqs) in {
+        "more": ((event, event), (check, event, put, event), (None, 2, None, 3)),
+        "fewer": ((put, event, seal), (event,), (2,)),
+        "other places": ((put, event, event), (event, check, event), (2, None, 3)),
+        "after": ((event,), (Append("event", doc(1), after=0), put), (2, None)),
+        "no log": ((put,), (check, Put("note", "b", doc(2)), Delete("note", "a")), (None, None, None)),
+        "two logs": ((event, turn, event), (put, event, check, turn, event), (None, 2, None, 1, 3)),
+        "two logs, fewer": ((put, event, turn), (event, turn), (2, 1)),
+    }.items():
+        await commit(engine, name(label), Append("event", doc(0)))
+        made = await commit(engine, name(label), *first, once="k")
+        before = [await rows(engine, kind, name(label)) for kind in ("event", "turn", "note")]
+        assert await commit(engine, name(label), *again, once="k") == Receipt(made.id, seqs, True), label
+        assert await commit(engine, name(label), *first, once="k") == _again(made), label
+        assert [await rows(engine, kind, name(label)) for kind in ("event", "turn", "note")] == before, label
+
+
 @case("C3")
 async def test_keys_are_independent_between_partitions(engine: Engine, name: Names) -> None:
     for label in ("p", "q"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -375,5 +375,9 @@ async def test_scans_that_make_no_sense_are_refused(engine: Engine, name: Names)
     for kind, limit in (("nope", 10), ("note", 0), ("note", 1001)):
         with pytest.raises(Invalid):
             await engine.dump(kind, None, limit)
+    for bound in cast("list[Any]", [1, b"a"]):
+        for bounds in ({"lo": bound}, {"hi": bound}):
+            with pytest.raises(Invalid):
+                await engine.dump("note", None, 10, **bounds)
     with pytest.raises(Invalid):
         await engine.get([Key("nope", q, "a")])
