@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import datetime
 import math
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from agentkeep import (
     Conflict,
     Conversation,
+    ConversationRecord,
     Corrupt,
     Data,
     Event,
@@ -36,6 +38,8 @@ from agentkeep import (
 )
 from agentkeep.ids import HOUR, SECOND
 from agentkeep.keys import partition, seq_sort
+from agentkeep.records import record_of
+from agentkeep.store import digest_of
 from agentkeep.testing.marks import case
 from agentkeep.testing.values import DOCUMENTS, HUGE, SEPARATED, STRINGS, SYNTAX
 from agentkeep.waist import Batch, Key, Put
@@ -861,15 +865,180 @@ async def test_a_recreated_conversation_goes_on_counting(store: Store, talk: Con
     assert await texts(again) == ["c"]
 
 
-@pytest.mark.xfail(strict=True, reason="the contract remembers a key with its partition, also of a deleted log")
 @case("C3")
 async def test_a_key_of_a_deleted_conversation_is_free_in_the_next_one(store: Store, talk: Conversation):
-    """Within 24 hours it is acknowledged with the old index, and the new conversation does not have it."""
     await talk.append("x", key="k")
     await talk.delete()
     again = await store.conversations.create(talk.id)
     await again.append("x", key="k")
     assert await texts(again) == ["x"]
+
+
+@case("C3")
+async def test_every_keyed_write_is_new_in_every_life(store: Store, database: Database):
+    """Of three lives under one id, with the same keys for the same and for other contents."""
+    for life in range(3):
+        talk = await store.conversations.ensure("c")
+        assert (await talk.append("x", key="k")).index == 4 * life + 1
+        assert [event.index for event in await talk.append_many(["y", f"{life}"], key="m")] == [
+            4 * life + 2,
+            4 * life + 3,
+        ]
+        assert (await talk.handoff("sales", key="h")).index == 4 * life + 4
+        assert (await talk.state()).handoffs == 1
+        assert await indexes(talk) == list(range(4 * life + 1, 4 * life + 5))
+        await store.conversations.delete("c")
+
+
+@case("C2")
+async def test_a_key_is_the_same_for_every_handle_of_a_life(talk: Conversation, database: Database):
+    first = await talk.append("x", key="k")
+    await talk.update(title="changed")
+    await talk.close()
+    await talk.reopen()
+    await talk.clear()
+    other = await database.open()
+    for handle in (talk, await other.conversations.ensure(talk.id), await other.conversations.get(talk.id)):
+        assert handle is not None
+        assert (await handle.append("x", key="k")).index == first.index
+        with pytest.raises(Conflict):
+            await handle.append("y", key="k")
+    assert await talk.length() == 1
+
+
+@case("C2")
+async def test_a_retry_that_meets_the_next_life_has_what_its_own_gave(talk: Conversation, store: Store):
+    """It was stored once, before the deletion: that is what a retry wants to know. The next life does not get it."""
+    first = await talk.append("x", key="k")
+    await talk.delete()
+    again = await store.conversations.create(talk.id)
+    assert (await talk.append("x", key="k")).index == first.index
+    assert await indexes(again) == []
+
+
+@case("C3")
+async def test_a_conversation_from_before_there_were_lives_knows_its_keys(store: Store):
+    """Its record has no such field, and engines remember its keys as they are."""
+    made = await store.conversations.create("c")
+    old = msgspec.structs.replace(made.record, life="")
+    await store.commit("c", [record_of(type(old)).put(old, "exists")])
+    (row,) = await store.engine.get([Key("conversation", "c", "")])
+    assert row is not None
+    assert b"life" not in row.doc
+    talk = await store.conversations.get("c")
+    assert talk is not None
+    event = Event(conversation="c", type="message", content=Text("x"), key="k")
+    said = ("message", Text("x"), *(None,) * 7, {})
+    await store.commit("c", [record_of(Event).append(event)], once="k", digest=digest_of([said]))
+    assert (await talk.append("x", key="k")).index == 1
+    assert (await talk.update(title="t")).life == ""
+    await talk.delete()
+    again = await store.conversations.create("c")
+    assert (await again.append("x", key="k")).index == 2
+
+
+def test_an_empty_key_is_no_key_in_any_life():
+    """A life before it must not make one of it."""
+    talk = Conversation.__new__(Conversation)
+    talk._record = ConversationRecord(id="c", life="l")
+    assert [talk._once(key) for key in ("k", "", None)] == ["l/k", "", None]
+
+
+APPENDS = 3
+"""How many of `writes` come first and are appends."""
+
+
+def writes(late: Conversation) -> list[Callable[[], Awaitable[object]]]:
+    """Everything a handle can write."""
+    return [
+        lambda: late.append("late"),
+        lambda: late.append("late", key="late"),
+        lambda: late.append_many(["late", "later"]),
+        lambda: late.handoff("late"),
+        lambda: late.set_state(phase="late"),
+        lambda: late.update(title="late"),
+        lambda: late.close(),
+        lambda: late.reopen(),
+        lambda: late.clear(),
+        lambda: late.fork(),
+        lambda: late.delete(),
+        lambda: late.refresh(),
+    ]
+
+
+@case("C3")
+@pytest.mark.parametrize("number", range(12))
+async def test_a_late_writer_writes_nothing_into_the_next_life(
+    store: Store, talk: Conversation, database: Database, number: int
+):
+    """Neither the handle that deleted, nor one beside it that wrote in this second, nor one of another process."""
+    beside, far = await store.conversations.get(talk.id), await (await database.open()).conversations.get(talk.id)
+    assert beside is not None
+    assert far is not None
+    for late in (talk, beside, far):
+        await late.append("before")
+    await talk.delete()
+    again = await store.conversations.create(talk.id, user="bob")
+    await again.append("mine")
+    await again.handoff("sales")
+    state = await again.state()
+    for late in (talk, beside):
+        with pytest.raises(NotFound):
+            await writes(late)[number]()
+    if number < APPENDS:
+        database.clock.move(1)  # of these, the first in each second looks at the record
+    with pytest.raises(NotFound):
+        await writes(far)[number]()
+    assert await texts(again) == ["mine"]
+    assert await again.length() == 5
+    assert (await again.state(), await again.refresh()) == (state, again.record)
+
+
+async def test_a_deletion_by_id_is_of_whatever_life_is_there(store: Store, talk: Conversation):
+    await talk.append("x")
+    await talk.delete()
+    again = await store.conversations.create(talk.id)
+    await again.append("y")
+    await again.update(title="t")
+    await store.conversations.delete(talk.id)
+    assert await store.conversations.get(talk.id) is None
+
+
+async def test_a_handle_deletes_and_clears_what_others_changed_meanwhile(store: Store, talk: Conversation):
+    other = await store.conversations.get(talk.id)
+    assert other is not None
+    await talk.append("x")
+    await other.update(title="t")
+    await talk.clear()
+    assert await indexes(other) == []
+    await other.update(title="u")
+    await talk.delete()
+    assert await store.conversations.get(talk.id) is None
+
+
+async def test_a_tail_ends_with_its_life(store: Store, talk: Conversation):
+    await talk.append("x")
+    tail = talk.tail(after=0)
+    assert (await anext(tail)).index == 1
+    await talk.delete()
+    await store.conversations.create(talk.id)
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(anext(tail), 10)
+
+
+async def test_a_life_is_kept_by_changes_and_shown_in_lists(store: Store, talk: Conversation, database: Database):
+    life = talk.record.life
+    assert life
+    await talk.update(title="t")
+    await talk.close()
+    await talk.reopen()
+    database.clock.move(2)
+    await talk.append("x")
+    assert (await talk.refresh()).life == life
+    assert [one.life for one in await store.conversations.list()] == [life]
+    copy = await talk.fork()
+    assert copy.record.life not in ("", life)
+    assert (copy.record.origin and copy.record.origin.life) == life
 
 
 async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, database: Database):
@@ -1256,6 +1425,16 @@ async def test_a_fork_never_touches_another_conversation(ten: Conversation, stor
     assert (await other.state()).phase == "precious"
     with pytest.raises(Conflict):
         await other.fork(id=(await ten.fork()).id)
+
+
+async def test_a_fork_does_not_go_on_with_another_life_of_its_source(ten: Conversation, store: Store):
+    await ten.fork(id="f")
+    await ten.delete()
+    again = await store.conversations.create(ten.id)
+    await again.append("x")
+    with pytest.raises(Conflict):
+        await again.fork(id="f")
+    assert await texts(await again.fork(id="g")) == ["x"]
 
 
 async def test_a_fork_does_not_reuse_the_id_of_a_deleted_conversation(ten: Conversation, store: Store):

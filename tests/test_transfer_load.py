@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentkeep import Store, Unavailable
+from agentkeep import NotFound, Store, Unavailable
 from agentkeep.engines.memory import Memory
 from agentkeep.waist import Batch
 from transfers import dump_bytes, load_lines
@@ -143,6 +143,81 @@ async def test_a_backup_brings_back_what_was_deleted_under_new_numbers(tmp_path:
         assert talk is not None
         assert [event.index async for event in talk.events()] == list(range(201, 401))
         assert (await dump_bytes(store, tmp_path, "sgd")).decode().splitlines() == CHATS
+
+
+async def _used(store: Store) -> None:
+    """Keys used in what was imported, then all of it deleted."""
+    for id in "abcd":
+        talk = await store.conversations.get(id)
+        assert talk is not None
+        assert (await talk.append("mine", key="k")).index == await talk.length()
+        await talk.delete()
+
+
+@pytest.mark.parametrize("format", ["sgd", "agentkeep"])
+async def test_what_is_imported_after_a_deletion_knows_no_key_of_before(format: str, tmp_path: Path):
+    """Time and again, and wherever an import is stopped: it ends as one that was not, and export and keys with it."""
+    async with Store.open("memory://") as first:
+        for id in "abcd":
+            await first.conversations.create(id)
+            await first.conversations.delete(id)
+        await load_lines(first, tmp_path, "sgd", *CHATS)
+        for id in "abcd":
+            talk = await first.conversations.get(id)
+            assert talk is not None
+            await talk.append("end", key="k")
+        backup = (await dump_bytes(first, tmp_path, "agentkeep")).splitlines()
+    lines: Sequence[str | bytes] = CHATS if format == "sgd" else backup
+    expected: list[bytes] = []
+    stopped, after = True, 0
+    while stopped:
+        engine = Stops()
+        store = await Store.on(engine, clock=lambda: 1_700_000_000_000_000)
+        got: list[bytes] = []
+        for round in range(3):
+            engine.left = after if round else engine.left
+            stopped = False
+            try:
+                await load_lines(store, tmp_path, format, *lines)
+            except Unavailable:
+                stopped = True
+            engine.left = 1_000_000
+            for stored in (4, 0):
+                loaded, failures = await load_lines(store, tmp_path, format, *lines)
+                assert (loaded.stored + loaded.there, failures) == (4, [])
+                assert loaded.stored in (stored, 0) or stopped
+            got.append(await dump_bytes(store, tmp_path, "sgd" if format == "sgd" else "agentkeep"))
+            await _used(store)
+        await store.close()
+        expected = expected or got
+        assert got == expected
+        after += 1
+    assert after > 7
+
+
+async def test_imports_at_once_after_a_deletion_agree_on_the_life(tmp_path: Path):
+    async with Store.open("memory://") as store:
+        talk = await store.conversations.create("x")
+        await talk.append("one", key="k")
+        backup = await dump_bytes(store, tmp_path, "agentkeep")
+        lives = [talk.record.life]
+        for _ in range(3):
+            await store.conversations.delete("x")
+            places = [tmp_path / "1", tmp_path / "2"]
+            for place in places:
+                place.mkdir(exist_ok=True)
+            both = await asyncio.gather(*(load_lines(store, place, "agentkeep", backup) for place in places))
+            assert [failures for _, failures in both] == [[], []]
+            again = await store.conversations.get("x")
+            assert again is not None
+            length = await again.length()
+            assert (await again.append("two", key="k")).index == length + 1
+            assert [one.life for one in await store.conversations.list()] == [again.record.life]
+            lives.append(again.record.life)
+        assert len(set(lives)) == 4
+        assert {life.partition("@")[0] for life in lives} == {talk.record.life}
+        with pytest.raises(NotFound):
+            await talk.append("late")
 
 
 async def test_a_cleared_conversation_is_not_filled_again(tmp_path: Path):

@@ -35,6 +35,8 @@ class Connection:
         self.schema = Schema(kinds)
         self.records = {record.spec.name: record for record in records}
         self.not_ready: frozenset[tuple[str, str]] = frozenset()
+        self.epoch = 0
+        """Raised when what others hold for current was ended here: they look again before they rely on it."""
         self.is_open = False
 
     async def open(self) -> None:

@@ -317,7 +317,8 @@ class Conversations:
 class Conversation:
     """A conversation of a store. It holds the record as it was last read; events and state are always read anew.
 
-    Handles are cheap, may be kept, and may be used by many tasks at once."""
+    Handles are cheap, may be kept, and may be used by many tasks at once. A handle is of one life: where its
+    conversation was deleted and another one has its id, it writes nothing and raises NotFound."""
 
     def __init__(self, inner: _conversation.Conversation, bridge: Bridge) -> None:
         self._inner = inner
@@ -511,7 +512,8 @@ class Conversation:
     def delete(self) -> None:
         """Delete it with all its events, state and large bodies; it is gone at once, for late writers too.
 
-        Created again under its id, its numbers go on. Raises NotFound where there is nothing to delete.
+        One that is created under its id goes on with its numbers, and knows none of its keys. Raises NotFound where
+        there is nothing to delete.
         """
         return self._bridge.run(self._inner.delete())
 

@@ -36,6 +36,7 @@ def activity_of(record: ConversationRecord, second: int) -> Activity:
         origin=record.origin,
         created_us=record.created_us,
         updated_us=record.updated_us,
+        life=record.life,
         active_s=second,
     )
 
@@ -99,13 +100,18 @@ async def fork(store: Store, source: ConversationRecord, at: int | None, id: str
             copy = await _begin(store, source, at, id)
         copy = copy or await store.get(ConversationRecord, key.partition)
     origin = copy.value.origin
-    if origin is None or origin.conversation != source.id or at not in (None, origin.index):
+    if (
+        origin is None
+        or (origin.conversation, origin.life) != (source.id, source.life)
+        or at not in (None, origin.index)
+    ):
         hint = "Another conversation has this id, or a fork at another index."
         raise Conflict(key, "absent", copy.rev, operation="fork", hint=hint)
     try:
         while await _copy_some(store, source, copy.value, origin.index):
             pass
-        if await store.get(ConversationRecord, keys.partition(source.id)) is None:
+        there = await store.get(ConversationRecord, keys.partition(source.id))
+        if there is None or there.value.life != source.life:
             raise NotFound("the conversation was deleted meanwhile", operation="fork")
         return await _finish(store, copy)
     except StoreError as error:
@@ -120,7 +126,13 @@ async def _begin(store: Store, source: ConversationRecord, at: int | None, id: s
         raise Invalid("a deleted conversation had this id", operation="fork", hint=hint)
     last, state = await _state_at(store, source.id, at)
     record = msgspec.structs.replace(
-        source, id=id, origin=Origin(source.id, last), status="open", created_us=store.clock(), updated_us=0
+        source,
+        id=id,
+        origin=Origin(source.id, last, source.life),
+        status="open",
+        created_us=store.clock(),
+        updated_us=0,
+        life=store.ids(),
     )
     return await create(store, record, sealed=True, state=msgspec.structs.replace(state, conversation=id))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from hashlib import blake2b
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +18,7 @@ from ... import keys
 from ...errors import Conflict, Corrupt, Invalid, Key, StoreError, TooLarge
 from ...ids import Ids
 from ...layers.limits import facets_size
-from ...records import record_of
+from ...records import Record, record_of
 from ...store import INLINE, Store
 from ...waist import HEAD, Append, Batch, Check, Head, Op, Put, Rev, Row, Trim
 from .beginnings import activity_of
@@ -25,6 +26,8 @@ from .originals import head_of
 from .records import Activity, ConversationRecord, Event, State
 
 RECORD, ACTIVITY, STATE, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(State), record_of(Event)
+
+C = TypeVar("C", bound=ConversationRecord)
 
 MARK = "import"
 """The name in a record's metadata under which an import notes where the conversation came from."""
@@ -44,7 +47,8 @@ class Copy(Struct, frozen=True, kw_only=True):
 
     A copy of what comes from elsewhere has a `digest`, which its record carries in metadata.import, and appends its
     events. A copy of what was in a store before has none: it puts its rows with the revs that they had. Two
-    conversations with one id are the same if the digest is, or the revs are.
+    conversations with one id are the same if the digest is, or the revs are. Where a deleted conversation had its id, a
+    copy begins another life, and the rev of its record is another one (`_reborn`).
     """
 
     id: str
@@ -64,13 +68,15 @@ class Standing(NamedTuple):
 
     `there`: the number of its events that are there. `shift`: they stand under numbers that are greater by this,
     because a deleted conversation had the lower ones. `rev`: the rev of the record, None where there is none.
-    `last`: sort key and rev of the last put of this copy that is there.
+    `last`: sort key and rev of the last put of this copy that is there. `start`: the number behind which its events
+    are to come in a log that a deleted conversation left, else 0.
     """
 
     there: int
     shift: int
     rev: Rev | None
     last: tuple[str, Rev] | None
+    start: int = 0
 
 
 NOTHING = Standing(0, 0, None, None)
@@ -186,7 +192,7 @@ async def _standing(store: Store, one: Copy, seen: _Found, last: Row | None) -> 
     key = Key(RECORD.spec.name, keys.partition(one.id), "")
     if seen.record is None:
         gone = Invalid("the beginning of this conversation is not there", key=key, operation="import")
-        return gone if one.since else Standing(0, shift, None, None)
+        return gone if one.since else Standing(0, shift, None, None, seen.head.seq and one.head.floor + shift)
     whole = there == len(one.events)
     try:
         same = there == 0 or (last is not None and await _same_event(store, one.events[there - 1], last))
@@ -210,9 +216,15 @@ async def _same_record(store: Store, one: Copy, seen: _Found) -> bool:
     assert seen.record is not None
     if one.digest is None:
         state = None if seen.state is None else seen.state.rev
-        return seen.record.rev == one.record.rev and state == (None if one.state is None else one.state.rev)
+        return seen.record.rev in _revs(one, seen) and state == (None if one.state is None else one.state.rev)
     mark: Any = RECORD.decode(await store.whole(seen.record)).metadata.get(MARK)
     return isinstance(mark, dict) and cast("dict[str, object]", mark).get("digest") == one.digest
+
+
+def _revs(one: Copy, seen: _Found) -> tuple[Rev | None, ...]:
+    """The revs that the record of a copy has where it is written: its own, or that of a later life."""
+    rev = one.record.rev
+    return (rev,) if rev is None else (rev, _rev_anew(rev, one.head.floor + seen.shift(one)))
 
 
 async def _same_event(store: Store, op: Put | Append, row: Row) -> bool:
@@ -249,9 +261,11 @@ def _keys(partition: str) -> tuple[Key, Key, Key]:
 
 def _plan(one: Copy, standing: Standing, ids: Ids) -> list[Batch] | StoreError:
     """The batches that write what is missing of a copy; each but the first checks that the one before it is there."""
-    there, shift, record, last = standing
+    there, shift, record, last, start = standing
     if record is not None and there == len(one.events):
         return []
+    if start and record is None:
+        one = _reborn(one, start)
     key = Key(EVENT.spec.name, keys.partition(one.id), "")
     try:
         for op in one.events[there + PER_BATCH :]:
@@ -282,6 +296,30 @@ def _opening(one: Copy, shift: int, closing: list[Op]) -> list[Op]:
     """What begins a conversation: its log is opened, and what a deleted one left in it stays hidden."""
     log = closing or [Trim(EVENT.spec.name, None if shift else 0, sealed=False)]
     return [*log, one.record, one.activity, *([] if one.state is None else [one.state])]
+
+
+def _reborn(one: Copy, start: int) -> Copy:
+    """A copy in another life than the deleted conversation had, which may have been the same copy.
+
+    Its name and its rev are made of what there is, not minted: imports of the same copy at once write the same.
+    """
+    record, activity = _live_anew(one.record, RECORD, start), _live_anew(one.activity, ACTIVITY, start)
+    if record.rev is not None:
+        record = msgspec.structs.replace(record, rev=_rev_anew(record.rev, start))
+    return msgspec.structs.replace(one, record=record, activity=activity)
+
+
+def _live_anew(put: Put, record: Record[C], start: int) -> Put:
+    row = Row(Key(put.kind, "", put.sort), "", put.doc)
+    old = record.decode(row)
+    first, _, _ = old.life.partition("@")
+    new = msgspec.structs.replace(old, life=f"{first}@{start}")
+    return msgspec.structs.replace(put, doc=record.encode(new, record.unknown(row)))
+
+
+def _rev_anew(rev: Rev, start: int) -> Rev:
+    """The rev of a record in the life that begins behind a number: a handle of an earlier life does not have it."""
+    return rev[:-12] + blake2b(f"{rev}@{start}".encode(), digest_size=6).hexdigest()
 
 
 def _checks(record: Rev, last: tuple[str, Rev] | None) -> list[Op]:

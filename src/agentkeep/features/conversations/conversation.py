@@ -49,7 +49,8 @@ class New(Struct, frozen=True, kw_only=True):
 class Conversation:
     """A conversation of a store. It holds the record as it was last read; events and state are always read anew.
 
-    Handles are cheap, may be kept, and may be used by many tasks at once.
+    Handles are cheap, may be kept, and may be used by many tasks at once. A handle is of one life: where its
+    conversation was deleted and another one has its id, it writes nothing and raises NotFound.
     """
 
     def __init__(self, store: Store, record: ConversationRecord, rev: str) -> None:
@@ -58,6 +59,7 @@ class Conversation:
         self._rev = rev
         self._partition = keys.partition(record.id)
         self._active_s = 0
+        self._epoch = store.connection.epoch
 
     def __repr__(self) -> str:
         return f"Conversation({self.id!r}, {self._record.status})"
@@ -167,18 +169,22 @@ class Conversation:
         key: str | None = None,
         digest: bytes | None = None,
         replaced: Row | None = None,
+        guarded: bool = False,
     ) -> Receipt:
         """Commit ops with appends as one batch, with the recency where its second changed.
 
         The recency is a copy of the record, so it goes with a check that the copy is current; where it is not, the
-        record is read again.
+        record is read again. So does all that is `guarded`, and what follows a deletion by this process.
         """
+        once = self._once(key)
         while True:
-            second = self._store.clock() // 1_000_000
-            recency = [] if second == self._active_s else self._recency(second)
+            second, epoch = self._store.clock() // 1_000_000, self._store.connection.epoch
+            recency: list[Op] = [self._current()] if guarded else []
+            if second != self._active_s or epoch != self._epoch:
+                recency = [self._current(), ACTIVITY.put(activity_of(self._record, second))]
             try:
                 receipt = await self._store.commit(
-                    self._partition, [*ops, *recency], once=key, digest=digest, replaced=_rows(replaced)
+                    self._partition, [*ops, *recency], once=once, digest=digest, replaced=_rows(replaced)
                 )
             except Conflict as error:
                 if error.reason == "sealed":
@@ -189,11 +195,16 @@ class Conversation:
                     raise
             else:
                 if not receipt.replayed:
-                    self._active_s = second
+                    self._active_s, self._epoch = second, epoch
                 return receipt
 
-    def _recency(self, second: int) -> list[Op]:
-        return [Check(RECORD.spec.name, "", self._rev), ACTIVITY.put(activity_of(self._record, second))]
+    def _once(self, key: str | None) -> str | None:
+        """A key as engines get it: they remember it with the partition, so the life stands before it."""
+        return f"{self._record.life}/{key}" if key and self._record.life else key
+
+    def _current(self) -> Check:
+        """Holds as long as the record is the one that was read last."""
+        return Check(RECORD.spec.name, "", self._rev)
 
     async def _refuse_sealed(self) -> None:
         """Raise why the log takes no appends, unless it takes them again by now."""
@@ -304,7 +315,8 @@ class Conversation:
             pause = min(pause * 1.5, poll * 20)
 
     async def _deleted(self) -> bool:
-        return await self._store.get_row(self._key) is None
+        stored = await self._store.get(ConversationRecord, self._partition)
+        return stored is None or stored.value.life != self._record.life
 
     async def length(self) -> int:
         """The index of the last event there ever was."""
@@ -386,13 +398,15 @@ class Conversation:
             return state if change is None else change(state)
 
         async def write(old: State, put: Put, replaced: Row | None) -> None:
-            exists = Check(RECORD.spec.name, "", "exists")
-            try:
-                await self._store.commit(self._partition, [put, exists], replaced=_rows(replaced))
-            except Conflict as error:
-                if error.key is not None and error.key.kind == RECORD.spec.name:
-                    raise self._missing("set_state") from None
-                raise
+            while True:
+                try:
+                    await self._store.commit(self._partition, [put, self._current()], replaced=_rows(replaced))
+                except Conflict as error:
+                    if error.key is None or error.key.kind != RECORD.spec.name:
+                        raise
+                    await self.refresh()
+                else:
+                    return
 
         return await self._change_state(merge, write)
 
@@ -425,7 +439,7 @@ class Conversation:
             new = (Handoff(to, old.active_agent, reason), None, None, None, old.active_agent, *(None,) * 4, metadata)
             event = self._event(new, key, self._store.clock())
             ops = [EVENT.append(event, expect="exists"), put]
-            receipt = await self._write(ops, key=key, digest=digest, replaced=replaced)
+            receipt = await self._write(ops, key=key, digest=digest, replaced=replaced, guarded=True)
             made[:] = await self._appended([event], receipt)
 
         await self._change_state(change, write)
@@ -456,7 +470,7 @@ class Conversation:
     async def refresh(self) -> ConversationRecord:
         """Read the record again. Raises NotFound where the conversation was deleted."""
         stored = await self._store.get(ConversationRecord, self._partition)
-        if stored is None:
+        if stored is None or stored.value.life != self._record.life:
             raise self._missing("get")
         self._record, self._rev = stored
         return self._record
@@ -509,6 +523,8 @@ class Conversation:
                 raise self._missing("update")
             row, whole = found
             old = RECORD.decode(whole)
+            if old.life != self._record.life:
+                raise self._missing("update")
             new = change(old)
             if new == old:
                 self._record, self._rev = old, row.rev
@@ -533,23 +549,25 @@ class Conversation:
     async def delete(self) -> None:
         """Delete it with all its events, state and large bodies; it is gone at once, for late writers too.
 
-        Created again under its id, its numbers go on. Raises NotFound where there is nothing to delete.
+        One that is created under its id goes on with its numbers, and knows none of its keys. Raises NotFound where
+        there is nothing to delete.
         """
         ops: list[Op] = [
-            Delete(RECORD.spec.name, "", "exists"),
             Delete(STATE.spec.name, ""),
             Delete(ACTIVITY.spec.name, ""),
             Trim(EVENT.spec.name, None, sealed=True),
         ]
-        await self._remove(ops, "delete")
+        await self._remove(Delete, ops, "delete")
 
-    async def _remove(self, ops: Sequence[Op], operation: str) -> None:
+    async def _remove(self, guard: type[Check] | type[Delete], ops: Sequence[Op], operation: str) -> None:
         """Commit what hides events, then remove their large bodies: also where an earlier call broke off in between."""
         gone = False
         try:
-            await self._store.commit(self._partition, ops)
-        except Conflict:
+            await self._hide(guard, ops)
+        except NotFound:
             gone = True
+        finally:
+            self._store.connection.epoch += 1
         try:
             await self._store.collect(self._partition)
         except StoreError as error:
@@ -558,10 +576,17 @@ class Conversation:
         if gone:
             raise self._missing(operation)
 
+    async def _hide(self, guard: type[Check] | type[Delete], ops: Sequence[Op]) -> None:
+        """Commit ops while the record is this life's. Raises NotFound."""
+        while True:
+            with suppress(Conflict):
+                await self._store.commit(self._partition, [guard(RECORD.spec.name, "", self._rev), *ops])
+                return
+            await self.refresh()
+
     async def clear(self) -> None:
         """Remove all events at once and for good; the conversation and its state stay, and numbers go on."""
-        ops: list[Op] = [Check(RECORD.spec.name, "", "exists"), Trim(EVENT.spec.name, None)]
-        await self._remove(ops, "clear")
+        await self._remove(Check, [Trim(EVENT.spec.name, None)], "clear")
 
     async def fork(self, *, at: int | None = None, id: str | None = None) -> Conversation:
         """A new conversation with the events up to an index (default: all there are now), and its own life after.

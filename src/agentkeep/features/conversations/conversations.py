@@ -102,7 +102,8 @@ class Conversations:
 
     async def delete(self, id: str) -> None:
         """Delete a conversation with all that is its. Raises NotFound where there is none."""
-        await Conversation(self._store, ConversationRecord(id=checked(id)), "").delete()
+        whichever = "exists"  # in place of a rev: what is not read need not decode either
+        await Conversation(self._store, ConversationRecord(id=checked(id)), whichever).delete()
 
     async def _page(self, scan: Scan) -> Page[Activity]:
         rows = await self._store.scan_rows(scan)
@@ -123,6 +124,7 @@ class Conversations:
             title=title,
             metadata=mapping(metadata, "metadata"),
             created_us=self._store.clock(),
+            life=self._store.ids(),
         )
 
 

@@ -21,15 +21,20 @@ Status = Literal["open", "closed"]
 
 
 class Origin(Struct, frozen=True):
-    """Where a fork came from: a conversation, and the last index it took over."""
+    """Where a fork came from: a conversation in one of its lives, and the last index it took over."""
 
     conversation: str
     index: int
+    life: str = ""
 
 
 @record("conversation", partition="id")
 class ConversationRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A conversation without its events. Times are microseconds since 1970, UTC."""
+    """A conversation without its events. Times are microseconds since 1970, UTC.
+
+    `life` tells it from others that had its id before and were deleted: idempotency keys belong to it. Conversations
+    that were made before there were lives have the empty one.
+    """
 
     id: str
     user: str | None = None
@@ -40,6 +45,7 @@ class ConversationRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     origin: Origin | None = None
     created_us: int = 0
     updated_us: int = 0
+    life: str = ""
 
     @property
     def created_at(self) -> datetime:
