@@ -70,6 +70,7 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
     version: int
     upcasts: Mapping[int, Upcast]
     names: frozenset[str]
+    within: str | None
 
     NONE: ClassVar[Index] = {}
 
@@ -217,12 +218,14 @@ def record(
     expires: str | None = None,
     version: int = 1,
     upcasts: Mapping[int, Upcast] | None = None,
+    within: str | None = None,
 ) -> Callable[[type[T]], type[T]]:
     """Declare a Struct as a record. Raises TypeError, at import time, for a declaration that cannot work.
 
     `partition` and `sort` name str fields; `log` names the int field that receives the number of the row.
     `listed`: it is listed across partitions by its facets. `expires` names a field in microseconds. `upcasts[n]`
-    makes version n+1 of a document from version n.
+    makes version n+1 of a document from version n. `within` names the kind in whose rows' partitions these rows live:
+    they are deleted with it.
     """
 
     def declare(cls: type[T]) -> type[T]:
@@ -253,6 +256,7 @@ def record(
             version=version,
             upcasts=upcast,
             names=frozenset(field.encode_name for field in fields),
+            within=within,
         )
         cls.__record__ = made  # type: ignore[attr-defined]
         return cls

@@ -510,10 +510,10 @@ class Conversation:
         return self._bridge.run(self._inner.reopen())
 
     def delete(self) -> None:
-        """Delete it with all its events, state and large bodies; it is gone at once, for late writers too.
+        """Delete it with all that is its: events, state, what lives with it, large bodies. It is gone at once.
 
-        One that is created under its id goes on with its numbers, and knows none of its keys. Raises NotFound where
-        there is nothing to delete.
+        Late writers find nothing. One that is created under its id goes on with its numbers, and knows none of its
+        keys. Raises NotFound where there is nothing to delete; what an earlier call left is then removed all the same.
         """
         return self._bridge.run(self._inner.delete())
 

@@ -17,6 +17,7 @@ from ...predicates import Where, evaluate, parse
 from ...records import record_of
 from ...store import Store, digest_of
 from ...waist import Check, Delete, Op, Put, Receipt, Row, Scan, Trim
+from . import belongings
 from .beginnings import PER_BATCH, activity_of, fork, head_of, put_record
 from .content import TYPES, Content, Handoff, ToolCall, ToolResult, as_content
 from .records import Activity, ConversationRecord, Event, State, Status
@@ -547,10 +548,10 @@ class Conversation:
         return ACTIVITY.put(activity_of(record, second), "absent" if row is None else row.rev)
 
     async def delete(self) -> None:
-        """Delete it with all its events, state and large bodies; it is gone at once, for late writers too.
+        """Delete it with all that is its: events, state, what lives with it, large bodies. It is gone at once.
 
-        One that is created under its id goes on with its numbers, and knows none of its keys. Raises NotFound where
-        there is nothing to delete.
+        Late writers find nothing. One that is created under its id goes on with its numbers, and knows none of its
+        keys. Raises NotFound where there is nothing to delete; what an earlier call left is then removed all the same.
         """
         ops: list[Op] = [
             Delete(STATE.spec.name, ""),
@@ -560,7 +561,7 @@ class Conversation:
         await self._remove(Delete, ops, "delete")
 
     async def _remove(self, guard: type[Check] | type[Delete], ops: Sequence[Op], operation: str) -> None:
-        """Commit what hides events, then remove their large bodies: also where an earlier call broke off in between."""
+        """Commit what hides events, then remove the rest: also where an earlier call broke off in between."""
         gone = False
         try:
             await self._hide(guard, ops)
@@ -569,9 +570,11 @@ class Conversation:
         finally:
             self._store.connection.epoch += 1
         try:
+            if guard is Delete:
+                await belongings.remove(self._store, self._partition)
             await self._store.collect(self._partition)
         except StoreError as error:
-            error.outcome = "unknown"  # the events are hidden, their bodies are not all removed
+            error.outcome = "unknown"  # the events are hidden, the rest is not all removed
             raise
         if gone:
             raise self._missing(operation)

@@ -1,0 +1,64 @@
+"""What lives with a conversation: rows of other kinds in its partition, named under its life and deleted with it.
+
+A record says so by `@record(..., within="conversation")`, and a feature places its rows by `place`. The place begins
+with the life of the conversation: one that is created under the id of a deleted one has none of the old rows, even
+where the deletion broke off before it had removed them.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from ...errors import Conflict
+from ...keys import WIDEST, escape, size
+from ...records import record_of
+from ...store import Store
+from ...waist import MAX_SORT, Check, Delete, Key, Op, Scan
+from .records import ConversationRecord
+
+RECORD = record_of(ConversationRecord)
+
+END = "/"
+PER_BATCH = 45
+
+
+def place(life: str, id: str) -> str:
+    """The sort key of what a conversation has under an id. A digest stands for an id that is too long."""
+    room = MAX_SORT - size(life) - len(END)
+    if not id.startswith("\U0010ffff") and (len(id) * WIDEST <= room or size(id) <= room):
+        return f"{life}{END}{id}"
+    return f"{life}{END}\U0010ffff{blake2b(escape(id).encode(), digest_size=32).hexdigest()}"
+
+
+def places(life: str) -> tuple[str, str]:
+    """The range of sort keys, from and to, of all that one life has of a kind."""
+    return f"{life}{END}", f"{life}{chr(ord(END) + 1)}"
+
+
+async def remove(store: Store, partition: str) -> None:
+    """Remove all that lived with ended conversations of a partition. May be repeated.
+
+    Each deletion checks the record: one that is created meanwhile keeps what is its own.
+    """
+    for record in store.connection.records.values():
+        if record.within == RECORD.spec.name:
+            await _remove(store, partition, record.spec.name)
+
+
+async def _remove(store: Store, partition: str, kind: str) -> None:
+    after: str | None = None
+    while True:
+        (row,) = await store.engine.get((Key(RECORD.spec.name, partition, ""),))
+        mine = None if row is None else place(RECORD.decode(row).life, "")
+        page = await store.engine.scan(Scan(kind, prefix=(partition,), limit=PER_BATCH, after=after))
+        dead = [one for one in page.rows if mine is None or not one.key.sort.startswith(mine)]
+        if dead:
+            ops: list[Op] = [Check(RECORD.spec.name, "", "absent" if row is None else row.rev)]
+            ops += [Delete(kind, one.key.sort) for one in dead]
+            try:
+                await store.commit(partition, ops, replaced=dead)
+            except Conflict:
+                continue
+        if page.cursor is None:
+            return
+        after = page.cursor
