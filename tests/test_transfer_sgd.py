@@ -183,17 +183,18 @@ def test_any_dialogue_comes_back(turns: list[dict[str, Any]]):
     assert canonical(json.loads(_there_and_back(dialogue))) == canonical(dialogue)
 
 
-@pytest.mark.skipif(not SGD.exists(), reason="the data set is not there")
-async def test_the_whole_data_set_comes_back_byte_for_byte(tmp_path: Path):
-    async with Store.open("memory://") as store:
-        loaded, failures = await load_file(store, SGD, "sgd")
-        assert (loaded.stored, failures) == (2_098, [])
-        assert await dump_bytes(store, tmp_path, "sgd") == gzip.decompress(SGD.read_bytes())
-        again, _ = await load_file(store, SGD, "sgd")
-        assert (again.stored, again.there) == (0, 2_098)
-        types = Counter[str]()
-        async for item in store.conversations.list(limit=500):
-            talk = await store.conversations.get(item.id)
-            assert talk is not None
-            types.update([event.type async for event in talk.events()])
-    assert (types["message"], types["tool_call"], types["tool_result"]) == (38_768, 6_027, 6_027)
+if SGD.exists():
+
+    async def test_the_whole_data_set_comes_back_byte_for_byte(tmp_path: Path):
+        async with Store.open("memory://") as store:
+            loaded, failures = await load_file(store, SGD, "sgd")
+            assert (loaded.stored, failures) == (2_098, [])
+            assert await dump_bytes(store, tmp_path, "sgd") == gzip.decompress(SGD.read_bytes())
+            again, _ = await load_file(store, SGD, "sgd")
+            assert (again.stored, again.there) == (0, 2_098)
+            types = Counter[str]()
+            async for item in store.conversations.list(limit=500):
+                talk = await store.conversations.get(item.id)
+                assert talk is not None
+                types.update([event.type async for event in talk.events()])
+        assert (types["message"], types["tool_call"], types["tool_result"]) == (38_768, 6_027, 6_027)
