@@ -136,7 +136,7 @@ class Writer:
         except UniqueViolation:
             return list(await asyncio.gather(*map(self._each, units)))
         except StoreError as error:
-            if error.retryable:
+            if error.retryable or error.outcome == "unknown":
                 return [[_named(error) for _ in unit] for unit in units]
             return list(await asyncio.gather(*map(self._each, units)))
         last: dict[str, int] = {row[0]: row[1] for row in rows}
