@@ -55,6 +55,17 @@ def encode(value: object) -> bytes:
         raise Invalid(f"the document nests more than {MAX_DEPTH} levels") from None
 
 
+def faithful(value: T, type: type[T]) -> bytes | None:
+    """The document of a value, if it is plain and comes back as it was given: what is so almost always, in one step."""
+    try:
+        text = _encoder.encode(value)
+        if _decoder(type).decode(text) == value:
+            return frame(PLAIN, text)
+    except (TypeError, ValueError, RecursionError):  # its encoding or reading fails, and is named by whoever does both
+        pass
+    return None
+
+
 def digest(value: object) -> bytes:
     """16 bytes that tell values apart, whatever the order of the names in them. Raises Invalid like `encode`."""
     try:
@@ -102,16 +113,6 @@ def _odd(doc: bytes, type: type[T], key: Key | None) -> T:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _wrong(type, error, key) from None
     raise Corrupt(f"the document has the unknown form {how}", key=key, hint="A newer agentkeep may have written it.")
-
-
-def read_back(doc: bytes, type: type[T]) -> T:
-    """What `decode` would give for a document of this process, which needs no checksum. Raises Corrupt."""
-    if doc[0] != PLAIN:
-        return decode(doc, type)
-    try:
-        return _decoder(type).decode(memoryview(doc)[HEADER:])
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise _wrong(type, error, None) from None
 
 
 def _wrong(type: type[Any], error: Exception, key: Key | None) -> Corrupt:

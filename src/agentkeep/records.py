@@ -80,6 +80,8 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
         """The document of a value. `keep` are fields of the stored document that this version does not know."""
         for name in self.free:
             codec.check(getattr(value, name), name)
+        if not keep and self.version == 1 and (doc := codec.faithful(value, self.type)) is not None:
+            return doc
         try:
             if not keep and self.version == 1:
                 doc = codec.encode(value)
@@ -94,7 +96,7 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
     def _verify(self, value: T, doc: bytes) -> None:
         """Refuse what would not be read as it is given: a field of another type, a number that JSON does not have."""
         try:
-            read = codec.read_back(doc, self.type)
+            read = codec.decode(doc, self.type)
         except Corrupt as error:
             raise Invalid(f"a {self.spec.name} cannot be kept: {error.message}") from None
         if read != value:

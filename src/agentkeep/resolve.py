@@ -8,7 +8,7 @@ to `resolve`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import msgspec
 
 from .errors import Conflict, Invalid
 from .keys import escape, seq_of, seq_sort
-from .waist import HEAD, Append, Batch, Check, Delete, Expect, Head, Key, KindSpec, Put, Receipt, Rev, Row, Trim
+from .waist import HEAD, Append, Batch, Check, Delete, Expect, Head, Key, KindSpec, Op, Put, Receipt, Rev, Row, Trim
 
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -88,19 +88,24 @@ def lane(batch: Batch) -> str:
     return found
 
 
-def simple(batch: Batch) -> bool:
+def simple(batch: Batch, *, after: bool = False) -> bool:
     """Whether a batch may be decided by one statement: appends to one log, and puts that expect nothing.
 
     Such a batch reads nothing but the head of its log: it fails only if that is sealed (or, for
-    `expect="exists"`, missing), or if the batch was committed before.
+    `expect="exists"`, missing), or if the batch was committed before. With `after` its appends may also name the
+    number that the log must end at, for engines that compare it.
     """
-    for op in batch.ops:
-        if not ((type(op) is Append and op.after is None) or (type(op) is Put and op.expect == "any")):
+    return _is_simple(batch.ops, after) and lane(batch) != ""
+
+
+def _is_simple(ops: Iterable[Op], after: bool) -> bool:
+    for op in ops:
+        if not ((type(op) is Append and (after or op.after is None)) or (type(op) is Put and op.expect == "any")):
             return False
-    return lane(batch) != ""
+    return True
 
 
-def guarded(batch: Batch) -> Check | None:
+def guarded(batch: Batch, *, after: bool = False) -> Check | None:
     """The one check of a batch that is simple but for it, and asks for a rev; None for every other batch.
 
     Such a batch reads the head of its log and one row. Where that row is as expected it does what the simple batch
@@ -109,8 +114,8 @@ def guarded(batch: Batch) -> Check | None:
     checks = [op for op in batch.ops if type(op) is Check]
     if len(checks) != 1 or checks[0].expect in ("any", "absent", "exists"):
         return None
-    rest = tuple([op for op in batch.ops if op is not checks[0]])
-    return checks[0] if rest and simple(msgspec.structs.replace(batch, ops=rest)) else None
+    (check,) = checks
+    return check if _is_simple([op for op in batch.ops if op is not check], after) and lane(batch) else None
 
 
 def resolve(batch: Batch, found: Found, logs: Set[str] = frozenset()) -> Plan | Receipt:

@@ -164,7 +164,8 @@ class Writes:
         partition = escape(batch.partition)
         home = lane(batch) if logs is None else ""
         try:
-            if home and (simple(batch) or guarded(batch)) and (answer := self._append(batch, partition, home, now)):
+            straight = home and (simple(batch, after=True) or guarded(batch, after=True))
+            if straight and (answer := self._append(batch, partition, home, now)):
                 return answer
             found = self._found(batch, partition, logs, home, now)
             plan = resolve(batch, found, logs or frozenset())
@@ -187,21 +188,24 @@ class Writes:
                 return None
         last: int = head[0]
         seqs: list[int | None] = []
-        mark, digest = token(batch), _digest(batch)
+        rows: list[tuple[Any, ...]] = []
+        memory: tuple[bytes | None, bytes | None] = token(batch), _digest(batch)
         for op in batch.ops:
             if type(op) is not Append:
                 seqs.append(None)
                 continue
+            if op.after is not None and op.after != last:
+                return None
             last += 1
             seqs.append(last)
-            values = self._values(known, partition, last, batch.id, op)
-            try:
-                self._execute(known.insert, (*values, mark, digest))
-            except apsw.ConstraintError:
-                if mark is None:
-                    raise
-                return None  # The token is there: the batch was committed before, and nothing of it is written now.
-            mark = digest = None
+            rows.append((*self._values(known, partition, last, batch.id, op), *memory))
+            memory = None, None
+        try:
+            self._execute(known.insert, rows[0])
+        except apsw.ConstraintError:
+            return None  # The token is there: the batch was committed before, and nothing of it is written now.
+        if len(rows) > 1:
+            self._connection.executemany(known.insert, rows[1:])
         for op in batch.ops:
             if type(op) is Put:
                 at = self._kind(op.kind)
