@@ -687,7 +687,7 @@ class Identities:
         return self._bridge.run(self._inner.unlink(id, channel_type, address, organization=organization))
 
     def addresses(self, id: str, *, limit: int = 50, after: str | None = None) -> SyncListing[Address]:
-        """All addresses of a person, in order of channel types and addresses. Raises NotFound."""
+        """All addresses of a person, in order of channel types and addresses, long ones last. Raises NotFound."""
         return SyncListing(self._inner.addresses(id, limit=limit, after=after), self._bridge)
 
     def verify(

@@ -21,7 +21,7 @@ from ...store import Store
 from ...waist import Delete, Op, Row
 from .lookup import Addressed, at, bear, is_of, known, live, owner
 from .records import Address, Contact, Identity, Reference, Spot, contact
-from .rows import Found, change, external_ops, union
+from .rows import Found, change, external_ops, still, union
 
 ADDRESS, CONTACT = record_of(Address), record_of(Contact)
 
@@ -50,30 +50,32 @@ async def find(store: Store, spot: Spot) -> Identity | None:
 
 
 async def resolve(store: Store, spot: Spot, new: Identity) -> Identity:
-    """The person who has an address, or `new`, who has it from now on."""
+    """The person who has an address, or one like `new`, with ids of their own, who has it from now on."""
 
     async def attempt() -> Identity:
-        found = await at(store, spot)
-        person = None if found is None else await owner(store, found.value)
-        if person is not None:
-            return person.value
-        await _write(store, spot, new.reference, found, born=True)
-        try:
-            await bear(store, new, spot)
-        except Conflict:
-            return await _complete(store, new)
-        return new
+        while True:
+            found = await at(store, spot)
+            person = None if found is None else await owner(store, found.value)
+            if person is not None:
+                return person.value
+            mine = msgspec.structs.replace(new, id=store.ids(), life=store.ids())
+            await _write(store, spot, mine.reference, found, born=True)
+            with suppress(Conflict):  # another one has met the address and made the person
+                await bear(store, mine, spot)
+                return mine
+            person = await live(store, mine.id, mine.life)
+            if person is not None:
+                return await _fill(store, person, mine)
 
     return await store.again(attempt, key_of(spot))
 
 
-async def _complete(store: Store, new: Identity) -> Identity:
-    """Another one has met the address and made the person: add what is known of them."""
-    person = await known(store, new.id, "resolve")
+async def _fill(store: Store, person: Found, new: Identity) -> Identity:
+    """Add to a person what is known of them."""
     whole = union(person.value, new)
-    if whole != person.value:
-        await change(store, person, whole, *external_ops(person.value.external_ids, whole))
-    return whole
+    if whole == person.value:
+        return whole
+    return await change(store, person, whole, *external_ops(person.value.external_ids, whole))
 
 
 async def link(store: Store, id: str, spot: Spot) -> Address:
@@ -85,6 +87,7 @@ async def link(store: Store, id: str, spot: Spot) -> Address:
         found = await at(store, spot)
         holder = None if found is None else await owner(store, found.value)
         if holder is not None and holder.value.reference != reference:
+            await still(store, person)
             return taken(spot, "link")
         if found is None or holder is None:
             await _note(store, person, spot)
@@ -163,6 +166,7 @@ async def unlink(store: Store, id: str, spot: Spot) -> None:
             with suppress(Conflict):  # a link has written it since
                 await store.commit(place.partition, [Delete(place.kind, place.sort, noted.rev)])
         if not mine:
+            await still(store, person)
             raise not_theirs(spot, "unlink")
 
     await store.again(attempt, key_of(spot))
@@ -175,6 +179,7 @@ async def verify(store: Store, id: str, spot: Spot, method: str) -> Address:
         person = await known(store, id, "verify")
         found = await at(store, spot)
         if found is None or not await is_of(store, found.value, person.value.reference):
+            await still(store, person)
             raise not_theirs(spot, "verify")
         verified = msgspec.structs.replace(found.value, verified_us=store.clock(), verified_by=method)
         await store.commit(spot.partition, [found.put(verified)])

@@ -14,7 +14,7 @@ from ...waist import Delete
 from .addresses import link, verify
 from .lookup import known
 from .records import Address, Candidate, Candidates, Reference, Spot, text
-from .rows import follow, unknown
+from .rows import follow, still, unknown
 
 CANDIDATES = record_of(Candidates)
 
@@ -36,7 +36,7 @@ async def suggest(store: Store, spot: Spot, people: Mapping[str, float]) -> list
             found[reference] = Candidate(reference.id, reference.life, confidence, rejected)
         return found
 
-    return await _change(store, spot, add)
+    return _open(await _change(store, spot, add))
 
 
 async def listed(store: Store, spot: Spot) -> list[Candidate]:
@@ -58,19 +58,27 @@ async def confirm(store: Store, id: str, spot: Spot, method: str) -> Address:
 
 async def reject(store: Store, id: str, spot: Spot) -> list[Candidate]:
     """Note that a person is not the one, for good. Raises NotFound where the person is no candidate."""
-    reference = (await known(store, id, "reject")).value.reference
 
-    def drop(found: People) -> People:
-        if reference not in found:
-            raise unknown(id, "reject")
-        found[reference] = msgspec.structs.replace(found[reference], rejected=True)
-        return found
-
-    return await _change(store, spot, drop)
-
-
-async def _change(store: Store, spot: Spot, change: Callable[[People], People]) -> list[Candidate]:
     async def attempt() -> list[Candidate]:
+        person = await known(store, id, "reject")
+        reference = person.value.reference
+
+        def drop(found: People) -> People:
+            if reference in found:
+                found[reference] = msgspec.structs.replace(found[reference], rejected=True)
+            return found
+
+        found = await _change(store, spot, drop)
+        if reference not in found:
+            await still(store, person)
+            raise unknown(id, "reject")
+        return _open(found)
+
+    return await store.again(attempt, Key(CANDIDATES.spec.name, spot.partition, ""))
+
+
+async def _change(store: Store, spot: Spot, change: Callable[[People], People]) -> People:
+    async def attempt() -> People:
         found = await store.get(Candidates, spot.partition)
         people = change(await _now(store, () if found is None else found.value.people))
         if len(people) > MAX_CANDIDATES:
@@ -82,7 +90,7 @@ async def _change(store: Store, spot: Spot, change: Callable[[People], People]) 
             people=tuple(people.values()),
         )
         await store.commit(spot.partition, [CANDIDATES.put(new, "absent" if found is None else found.rev)])
-        return _open(people)
+        return people
 
     return await store.again(attempt, Key(CANDIDATES.spec.name, spot.partition, ""))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,7 +13,7 @@ from ...errors import Conflict, Invalid, Key, NotFound
 from ...pages import Listing, Page
 from ...records import record_of
 from ...store import Store
-from ...waist import Delete, Put, Scan
+from ...waist import Delete, Scan
 from ..conversations.belongings import place, places
 from ..conversations.conversation import mapping
 from ..conversations.records import Activity, ConversationRecord, Event
@@ -32,10 +32,12 @@ from .records import (
     spot,
     text,
 )
-from .rows import change, checked_ids, external_ops, key_of, put, read
+from .rows import change, checked_ids, external_ops, indexed, key_of, put, read, still
+
+T = TypeVar("T")
 
 IDENTITY, CONTACT = record_of(Identity), record_of(Contact)
-EXTERNAL, MEMBERSHIP = record_of(ExternalId), record_of(Membership)
+EXTERNAL, MEMBERSHIP, CONVERSATION = record_of(ExternalId), record_of(Membership), record_of(ConversationRecord)
 
 
 class Identities:
@@ -123,7 +125,7 @@ class Identities:
         systems, more = checked_ids(external_ids), mapping(metadata, "metadata")
 
         async def attempt() -> Identity:
-            found = await known(self._store, text(id, "id"), "update")
+            found = await known(self._store, id, "update")
             old = found.value
             ids = {name: values for name, values in {**old.external_ids, **systems}.items() if values is not None}
             data = {name: value for name, value in {**old.metadata, **more}.items() if value is not None}
@@ -131,10 +133,9 @@ class Identities:
             if new == old:
                 return old
             new = msgspec.structs.replace(new, updated_us=self._store.clock())
-            await change(self._store, found, new, *external_ops(old.external_ids, new))
-            return new
+            return await change(self._store, found, new, *external_ops(old.external_ids, new))
 
-        return await self._store.again(attempt, key_of(id))
+        return await self._store.again(attempt, key_of(text(id, "id")))
 
     async def delete(self, id: str) -> None:
         """Delete a person under all their ids: the record, the addresses, which are free, what they are in.
@@ -229,16 +230,18 @@ class Identities:
         await addresses.unlink(self._store, text(id, "id"), spot(channel_type, address, organization))
 
     def addresses(self, id: str, *, limit: int = 50, after: str | None = None) -> Listing[Address]:
-        """All addresses of a person, in order of channel types and addresses. Raises NotFound."""
+        """All addresses of a person, in order of channel types and addresses, long ones last. Raises NotFound."""
 
         async def fetch(cursor: str | None) -> Page[Address]:
-            person = (await known(self._store, text(id, "id"), "addresses")).value.reference
-            lo, hi = places(person.life)
-            scan = Scan(CONTACT.spec.name, None, (keys.partition(person.id),), lo, hi, limit=limit, after=cursor)
-            page = await self._store.engine.scan(scan)
-            return Page(await addresses.listed(self._store, person, page.rows), page.cursor)
+            return await self._of(id, "addresses", lambda person: self._addresses(person, limit, cursor))
 
         return Listing(fetch, after)
+
+    async def _addresses(self, person: Reference, limit: int, cursor: str | None) -> Page[Address]:
+        lo, hi = places(person.life)
+        scan = Scan(CONTACT.spec.name, None, (keys.partition(person.id),), lo, hi, limit=limit, after=cursor)
+        page = await self._store.engine.scan(scan)
+        return Page(await addresses.listed(self._store, person, page.rows), page.cursor)
 
     async def verify(
         self, id: str, channel_type: str, address: str, *, method: str, organization: str | None = None
@@ -310,12 +313,14 @@ class Identities:
     async def attach(self, id: str, conversation: str) -> None:
         """Note that a person is in a conversation; once more, that they were there again. Raises NotFound."""
 
+        start = key_of(text(id, "id"))
+        there = Key(CONVERSATION.spec.name, keys.partition(text(conversation, "conversation")), "")
+
         async def attempt() -> None:
-            person = await known(self._store, text(id, "id"), "attach")
-            talk = await self._store.get(ConversationRecord, keys.partition(text(conversation, "conversation")))
+            person = await known(self._store, id, "attach")
+            talk = await self._store.get(ConversationRecord, there.partition)
             if talk is None:
-                key = Key("conversation", keys.partition(conversation), "")
-                raise NotFound("there is no such conversation", key=key, operation="attach")
+                raise NotFound("there is no such conversation", key=there, operation="attach")
             key = _membership_key(person.value.reference, conversation)
             (row,) = await self._store.engine.get([key])
             now = self._store.clock()
@@ -329,23 +334,27 @@ class Identities:
                 joined_us=now if old is None or old.conversation_life != talk.value.life else old.joined_us,
                 active_us=now,
             )
-            put: Put = MEMBERSHIP.put(made, "absent" if row is None else row.rev)
-            await self._store.commit(key.partition, [person.check, put])
+            op = MEMBERSHIP.put(made, "absent" if row is None else row.rev)
+            await self._store.commit(key.partition, [person.check, op])
 
-        await self._store.again(attempt, key_of(id))
+        await self._store.again(attempt, start)
 
     async def detach(self, id: str, conversation: str) -> None:
         """Note that a person is not in a conversation any more. Raises NotFound where they were not."""
 
+        start = key_of(text(id, "id"))
+        text(conversation, "conversation")
+
         async def attempt() -> None:
-            person = await known(self._store, text(id, "id"), "detach")
-            key = _membership_key(person.value.reference, text(conversation, "conversation"))
+            person = await known(self._store, id, "detach")
+            key = _membership_key(person.value.reference, conversation)
             (row,) = await self._store.engine.get([key])
             if row is None:
+                await still(self._store, person)
                 raise NotFound("the person is not in this conversation", key=key, operation="detach")
             await self._store.commit(key.partition, [person.check, Delete(key.kind, key.sort, row.rev)])
 
-        await self._store.again(attempt, key_of(id))
+        await self._store.again(attempt, start)
 
     def conversations(self, id: str, *, limit: int = 50, after: str | None = None) -> Listing[Activity]:
         """The conversations a person is in, the one attached last first. Raises NotFound.
@@ -354,13 +363,15 @@ class Identities:
         """
 
         async def fetch(cursor: str | None) -> Page[Activity]:
-            person = (await known(self._store, text(id, "id"), "conversations")).value
-            scan = Scan(MEMBERSHIP.spec.name, "by_recency", (person.life,), None, None, True, limit, cursor)
-            rows = await self._store.scan_rows(scan)
-            page = await self._store.decode(MEMBERSHIP, rows.items, rows.cursor)
-            return Page(await history.activities(self._store, page.items), page.cursor, page.corrupt)
+            return await self._of(id, "conversations", lambda person: self._conversations(person, limit, cursor))
 
         return Listing(fetch, after)
+
+    async def _conversations(self, person: Reference, limit: int, cursor: str | None) -> Page[Activity]:
+        scan = Scan(MEMBERSHIP.spec.name, "by_recency", (person.life,), None, None, True, limit, cursor)
+        rows = await self._store.scan_rows(scan)
+        page = await self._store.decode(MEMBERSHIP, rows.items, rows.cursor)
+        return Page(await history.activities(self._store, page.items), page.cursor, page.corrupt)
 
     def history(self, id: str, *, limit: int = 50, after: str | None = None) -> Listing[Event]:
         """All events of all conversations a person is in, in order of time; those of one conversation in its order.
@@ -370,8 +381,8 @@ class Identities:
         """
 
         async def fetch(cursor: str | None) -> Page[Event]:
-            person = (await known(self._store, text(id, "id"), "history")).value.reference
-            return await history.page(self._store, await self._memberships(person), limit, cursor)
+            memberships = await self._of(id, "history", self._memberships)
+            return await history.page(self._store, memberships, limit, cursor)
 
         return Listing(fetch, after)
 
@@ -387,6 +398,17 @@ class Identities:
                 return found
             after = page.cursor
 
+    async def _of(self, id: str, operation: str, read: Callable[[Reference], Awaitable[T]]) -> T:
+        """What is read of a person, who is the same before and after: a merge in between has moved a part of it."""
+
+        async def attempt() -> T:
+            person = await known(self._store, id, operation)
+            answer = await read(person.value.reference)
+            await still(self._store, person)
+            return answer
+
+        return await self._store.again(attempt, key_of(text(id, "id")))
+
     def _new(
         self,
         id: str | None,
@@ -397,7 +419,7 @@ class Identities:
         metadata: Mapping[str, Any] | None,
     ) -> Identity:
         """A person as a caller describes them. Raises Invalid, TooLarge."""
-        identity = Identity(
+        made = Identity(
             id=self._store.ids() if id is None else text(id, "id"),
             display_name=_optional(display_name, "display_name"),
             email=_optional(email, "email"),
@@ -407,6 +429,7 @@ class Identities:
             created_us=self._store.clock(),
             life=self._store.ids(),
         )
+        identity = indexed(made)
         put(identity, "absent")
         return identity
 

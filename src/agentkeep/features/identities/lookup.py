@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from ... import keys
@@ -11,7 +12,7 @@ from ...store import Store
 from ...waist import Put
 from .merging import finish
 from .records import Address, Contact, Identity, Reference, Spot, contact
-from .rows import Found, external_ops, follow, put, read, unknown
+from .rows import Found, external_ops, follow, indexed, put, read, unknown
 
 ADDRESS, CONTACT = record_of(Address), record_of(Contact)
 
@@ -55,14 +56,14 @@ async def owner(store: Store, address: Address) -> Found | None:
 
     Where a resolve broke off before it had made the person, the person is made.
     """
-    while True:
-        found = await live(store, address.identity, address.life)
-        if found is not None or not address.born or (await read(store, address.identity))[0] is not None:
-            return found
-        try:
+    found = await live(store, address.identity, address.life)
+    if found is not None or not address.born:
+        return found
+    (row,) = await read(store, address.identity)
+    if row is None:
+        with suppress(Conflict):  # another one made the person
             await bear(store, newborn(store, address.reference, address.organization), address.spot)
-        except Conflict:
-            continue
+    return await live(store, address.identity, address.life)
 
 
 async def is_of(store: Store, address: Address, person: Reference) -> bool:
@@ -75,7 +76,8 @@ async def is_of(store: Store, address: Address, person: Reference) -> bool:
 
 def newborn(store: Store, reference: Reference, organization: str | None) -> Identity:
     """A person of whom nothing is known but an address."""
-    return Identity(id=reference.id, life=reference.life, organization=organization, created_us=store.clock())
+    made = Identity(id=reference.id, life=reference.life, organization=organization, created_us=store.clock())
+    return indexed(made)
 
 
 async def bear(store: Store, identity: Identity, spot: Spot | None = None) -> None:

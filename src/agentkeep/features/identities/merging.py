@@ -36,7 +36,7 @@ from .records import (
     contact,
     external_id,
 )
-from .rows import Found, change, fits, follow, key_of, put, read, union, unknown
+from .rows import Found, change, fits, follow, indexed, key_of, put, read, still, union, unknown
 
 ADDRESS, CONTACT = record_of(Address), record_of(Contact)
 EXTERNAL, MEMBERSHIP = record_of(ExternalId), record_of(Membership)
@@ -56,12 +56,14 @@ async def merge(store: Store, source: str, into: str) -> Identity:
                 await finish(store, begun)
             elif one.value.merged_into is not None:
                 there = await follow(store, source)
-                same = there is not None and there.value.reference == other.value.reference
-                return other.value if same else _lost(source, "The source was merged into another person.")
+                if there is not None and there.value.reference == other.value.reference:
+                    return other.value
+                await still(store, other)
+                return _lost(source, "The source was merged into another person.")
             elif one.value.id == other.value.id:
                 return _lost(into, "The target was merged into the source.")
             else:
-                put(union(other.value, one.value), "any")  # raises TooLarge before anything is written
+                put(indexed(union(other.value, one.value)), "any")  # raises TooLarge before anything is written
                 begun = Merge(store.ids(), one.value.reference, other.value.reference)
                 await _take(store, min(one, other, key=lambda found: found.value.id), begun)
                 await finish(store, begun)

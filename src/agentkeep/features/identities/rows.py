@@ -9,7 +9,7 @@ import msgspec
 
 from ... import keys
 from ...blobs.bodies import INLINE
-from ...errors import Invalid, Key, NotFound, TooLarge
+from ...errors import Conflict, Invalid, Key, NotFound, TooLarge
 from ...records import record_of
 from ...store import Store
 from ...waist import Check, Delete, Expect, Op, Put, Row
@@ -62,33 +62,46 @@ async def follow(store: Store, id: str, life: str | None = None) -> Found | None
     return None
 
 
-def put(identity: Identity, expect: Expect, keep: Mapping[str, Any] | None = None) -> Put:
-    """The put of a person, with the fields that its indexes read. Raises TooLarge."""
+async def still(store: Store, person: Found) -> None:
+    """Raises Conflict where a person was merged or deleted since they were read: what was found then says nothing."""
+    found = await follow(store, person.value.id, person.value.life)
+    if found is None or found.value.reference != person.value.reference:
+        raise Conflict(key_of(person.value.id), person.rev, "another person", operation="identities")
+
+
+def indexed(identity: Identity) -> Identity:
+    """A person with the fields that its indexes read: who is merged or deleted is on no list."""
     live = identity.is_live
     name, organization = identity.display_name, identity.organization
-    made = msgspec.structs.replace(
+    return msgspec.structs.replace(
         identity,
         shelf="all" if live else None,
         name_key=name_key(name) if live and name is not None else None,
         organization_key=short(organization) if live and organization is not None else None,
     )
-    op = IDENTITY.put(made, expect, keep=keep)
+
+
+def put(identity: Identity, expect: Expect, keep: Mapping[str, Any] | None = None) -> Put:
+    """The put of a person. Raises TooLarge."""
+    op = IDENTITY.put(identity, expect, keep=keep)
     if len(op.doc) > INLINE:
         hint = "Keep large values elsewhere, and their ids in the metadata."
         raise TooLarge("a person's record", limit=INLINE, size=len(op.doc), key=key_of(identity.id), hint=hint)
     return op
 
 
-async def change(store: Store, found: Found, new: Identity, *ops: Op) -> None:
+async def change(store: Store, found: Found, new: Identity, *ops: Op) -> Identity:
     """Replace a person's row as it was read, with other ops in its partition. Raises Conflict."""
+    made = indexed(new)
     keep = {} if found.row is None else IDENTITY.unknown(found.row)
-    await store.commit(keys.partition(new.id), [put(new, found.rev, keep), *ops])
+    await store.commit(keys.partition(new.id), [put(made, found.rev, keep), *ops])
+    return made
 
 
 def fits(identity: Identity) -> bool:
     """Whether a person's record stays in its row."""
     try:
-        put(identity, "any")
+        put(indexed(identity), "any")
     except TooLarge:
         return False
     return True
