@@ -21,6 +21,7 @@ CLASSES = {
     "Store": ("store.py", "store"),
     "Conversations": ("features/conversations/conversations.py", "features.conversations.conversations"),
     "Conversation": ("features/conversations/conversation.py", "features.conversations.conversation"),
+    "Identities": ("features/identities/identities.py", "features.identities.identities"),
 }
 LEFT_OUT = {
     *("again", "blobs", "connection", "decode", "engine", "get_stored", "scan_rows", "sleep", "whole"),
@@ -130,6 +131,7 @@ def generate() -> str:
         "from .bridge import Bridge, SyncListing",
         "from .features.conversations import conversation as _conversation",
         "from .features.conversations import conversations as _conversations",
+        "from .features.identities import identities as _identities",
         "from .ids import Clock, system_clock",
         "from .waist import Engine",
     ]

@@ -41,12 +41,15 @@ from .features.conversations import (
     ToolCall,
     ToolResult,
 )
+from .features.identities import Address, Candidate, Identities, Identity
 from .pages import Listing, Page
 from .records import Stored, record
 from .store import Store
 
 __all__ = [
     "Activity",
+    "Address",
+    "Candidate",
     "Closed",
     "Conflict",
     "Contention",
@@ -59,6 +62,8 @@ __all__ = [
     "Denied",
     "Event",
     "Handoff",
+    "Identities",
+    "Identity",
     "IndexNotReady",
     "Invalid",
     "Listing",

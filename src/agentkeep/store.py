@@ -26,6 +26,7 @@ from .waist import Batch, Delete, Engine, Expect, Op, Receipt, Row, Scalar, Scan
 
 if TYPE_CHECKING:
     from .features.conversations import Conversations
+    from .features.identities import Identities
 
 T = TypeVar("T")
 
@@ -171,6 +172,13 @@ class Store:
         from .features.conversations import Conversations
 
         return Conversations(self)
+
+    @cached_property
+    def identities(self) -> Identities:
+        """People: their addresses, resolved to one person each, their conversations, their history."""
+        from .features.identities import Identities
+
+        return Identities(self)
 
     # --- commit ---
 

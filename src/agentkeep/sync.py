@@ -20,6 +20,8 @@ from .features.conversations.content import Content
 from .features.conversations.conversation import New
 from .features.conversations.records import Activity, ConversationRecord, Event, State, Status
 from .features.conversations.window import CONTEXT_TYPES, Context, Tokens, estimate
+from .features.identities import identities as _identities
+from .features.identities.records import Address, Candidate, Identity
 from .ids import DAY, Clock, Ids, system_clock
 from .pages import Page
 from .predicates import Where
@@ -118,6 +120,12 @@ class Store:
         """Conversations: events in order, state, handoffs, context."""
         found = self._inner.conversations
         return Conversations(found, self._bridge)
+
+    @property
+    def identities(self) -> Identities:
+        """People: their addresses, resolved to one person each, their conversations, their history."""
+        found = self._inner.identities
+        return Identities(found, self._bridge)
 
     def commit(
         self,
@@ -530,3 +538,227 @@ class Conversation:
         """
         found = self._bridge.run(self._inner.fork(at=at, id=id))
         return Conversation(found, self._bridge)
+
+
+class Identities:
+    """People by id, by address, by the ids of other systems, by name and organization.
+
+    Every method takes any id that a person has or had: the id of one who was merged into another is the other's. A
+    call that meets a merge which broke off finishes it first. Addresses are compared as they are given: bring phone
+    numbers and mail addresses into one form before. An `organization` makes an address unique within it; the same
+    address without one, or within another, is another address."""
+
+    def __init__(self, inner: _identities.Identities, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def create(
+        self,
+        id: str | None = None,
+        *,
+        display_name: str | None = None,
+        email: str | None = None,
+        organization: str | None = None,
+        external_ids: Mapping[str, str | Sequence[str]] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Identity:
+        """A new person without an address; without an id it gets one. Raises Conflict where the id is taken.
+
+        An id whose person was deleted may be given again: it is another person then. `external_ids` are ids of other
+        systems by system, one or several. Raises TooLarge over 20 of these, or 200,000 bytes.
+        """
+        return self._bridge.run(
+            self._inner.create(
+                id,
+                display_name=display_name,
+                email=email,
+                organization=organization,
+                external_ids=external_ids,
+                metadata=metadata,
+            )
+        )
+
+    def get(self, id: str, *, follow: bool = True) -> Identity | None:
+        """The person with this id, or the one they were merged into; None where there is none.
+
+        `follow=False` gives what the id itself names: also one whose `merged_into` says who they are now.
+        """
+        return self._bridge.run(self._inner.get(id, follow=follow))
+
+    def update(
+        self,
+        id: str,
+        *,
+        display_name: str | UnsetType | None = UNSET,
+        email: str | UnsetType | None = UNSET,
+        organization: str | UnsetType | None = UNSET,
+        external_ids: Mapping[str, str | Sequence[str] | None] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Identity:
+        """Change a person by compare-and-set: concurrent changes are all kept. Raises NotFound, TooLarge.
+
+        `metadata` and `external_ids` are merged, a value of None removing its name.
+        """
+        return self._bridge.run(
+            self._inner.update(
+                id,
+                display_name=display_name,
+                email=email,
+                organization=organization,
+                external_ids=external_ids,
+                metadata=metadata,
+            )
+        )
+
+    def delete(self, id: str) -> None:
+        """Delete a person under all their ids: the record, the addresses, which are free, what they are in.
+
+        The conversations stay. It is gone at once; an error with `outcome="unknown"` says that rows may be left, which
+        nobody sees: the same call, or `finish`, removes them. Raises NotFound where there is nobody.
+        """
+        return self._bridge.run(self._inner.delete(id))
+
+    def list(
+        self,
+        *,
+        name: str | None = None,
+        organization: str | None = None,
+        external_id: tuple[str, str] | None = None,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> SyncListing[Identity]:
+        """People, the newest first. Await it for a page, iterate it for all.
+
+        `name` asks for display names that begin so, in any case, in order of names; `organization` for the people of
+        one; `external_id` for those that another system, the first part, knows by an id, the second. It takes one of
+        the three.
+        """
+        return SyncListing(
+            self._inner.list(name=name, organization=organization, external_id=external_id, limit=limit, after=after),
+            self._bridge,
+        )
+
+    def resolve(
+        self,
+        channel_type: str,
+        address: str,
+        *,
+        organization: str | None = None,
+        create: bool = True,
+        display_name: str | None = None,
+        email: str | None = None,
+        external_ids: Mapping[str, str | Sequence[str]] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Identity:
+        """The person who has an address. Nobody has it: a new person who does, with the fields given.
+
+        However many resolve an address at once, it is one person. With `create=False` raises NotFound where nobody
+        has it. Raises Invalid for an empty part. One that breaks off is finished by the next that meets the address.
+        """
+        return self._bridge.run(
+            self._inner.resolve(
+                channel_type,
+                address,
+                organization=organization,
+                create=create,
+                display_name=display_name,
+                email=email,
+                external_ids=external_ids,
+                metadata=metadata,
+            )
+        )
+
+    def find(self, channel_type: str, address: str, *, organization: str | None = None) -> Identity | None:
+        """The person who has an address, or None."""
+        return self._bridge.run(self._inner.find(channel_type, address, organization=organization))
+
+    def link(self, id: str, channel_type: str, address: str, *, organization: str | None = None) -> Address:
+        """Give an address to a person; who has it already keeps it.
+
+        Raises NotFound for an unknown person, Conflict where another person has the address, without saying who.
+        """
+        return self._bridge.run(self._inner.link(id, channel_type, address, organization=organization))
+
+    def unlink(self, id: str, channel_type: str, address: str, *, organization: str | None = None) -> None:
+        """Take an address from a person: it is free. Raises NotFound where the person does not have it."""
+        return self._bridge.run(self._inner.unlink(id, channel_type, address, organization=organization))
+
+    def addresses(self, id: str, *, limit: int = 50, after: str | None = None) -> SyncListing[Address]:
+        """All addresses of a person, in order of channel types and addresses, long ones last. Raises NotFound."""
+        return SyncListing(self._inner.addresses(id, limit=limit, after=after), self._bridge)
+
+    def verify(
+        self, id: str, channel_type: str, address: str, *, method: str, organization: str | None = None
+    ) -> Address:
+        """Note that a person's address was verified now, and by what method. Raises NotFound where it is not theirs."""
+        return self._bridge.run(self._inner.verify(id, channel_type, address, method=method, organization=organization))
+
+    def suggest(
+        self, channel_type: str, address: str, people: Mapping[str, float], *, organization: str | None = None
+    ) -> Sequence[Candidate]:
+        """Note who may be behind an address: ids with a confidence from 0 to 1. Gives all candidates.
+
+        Who was rejected is not suggested again. Raises NotFound for an unknown person, TooLarge over 100 candidates.
+        """
+        return self._bridge.run(self._inner.suggest(channel_type, address, people, organization=organization))
+
+    def candidates(self, channel_type: str, address: str, *, organization: str | None = None) -> Sequence[Candidate]:
+        """Who may be behind an address, the most likely first."""
+        return self._bridge.run(self._inner.candidates(channel_type, address, organization=organization))
+
+    def confirm(
+        self, id: str, channel_type: str, address: str, *, method: str, organization: str | None = None
+    ) -> Address:
+        """A person it is: they get the address, verified, and there are no candidates any more.
+
+        Raises NotFound for an unknown person, Conflict where another person has the address.
+        """
+        return self._bridge.run(
+            self._inner.confirm(id, channel_type, address, method=method, organization=organization)
+        )
+
+    def reject(
+        self, id: str, channel_type: str, address: str, *, organization: str | None = None
+    ) -> Sequence[Candidate]:
+        """A candidate it is not, for good. Gives those that are left. Raises NotFound where the person is none."""
+        return self._bridge.run(self._inner.reject(id, channel_type, address, organization=organization))
+
+    def merge(self, source: str, into: str) -> Identity:
+        """Make two people one: all that is the source's is the target's, who is given back.
+
+        The target keeps what it has of the record and takes the rest. The source's id leads to the target from now
+        on. A merge that breaks off is finished by the same call, by any that meets one of the two, or by `finish`.
+        Raises NotFound, Invalid for one and the same, TooLarge where the two records do not fit together, and Conflict
+        where another merge was first: of the source into someone else, or of the target into the source.
+        """
+        return self._bridge.run(self._inner.merge(source, into))
+
+    def finish(self, *, limit: int = 100) -> int:
+        """Finish merges and deletions that broke off, `limit` of them at most. Gives how many there were."""
+        return self._bridge.run(self._inner.finish(limit=limit))
+
+    def attach(self, id: str, conversation: str) -> None:
+        """Note that a person is in a conversation; once more, that they were there again. Raises NotFound."""
+        return self._bridge.run(self._inner.attach(id, conversation))
+
+    def detach(self, id: str, conversation: str) -> None:
+        """Note that a person is not in a conversation any more. Raises NotFound where they were not."""
+        return self._bridge.run(self._inner.detach(id, conversation))
+
+    def conversations(self, id: str, *, limit: int = 50, after: str | None = None) -> SyncListing[Activity]:
+        """The conversations a person is in, the one attached last first. Raises NotFound.
+
+        Those that were deleted are left out, so a page may be short and go on.
+        """
+        return SyncListing(self._inner.conversations(id, limit=limit, after=after), self._bridge)
+
+    def history(self, id: str, *, limit: int = 50, after: str | None = None) -> SyncListing[Event]:
+        """All events of all conversations a person is in, in order of time; those of one conversation in its order.
+
+        One page asks all these conversations for their next event. Its cursor grows by 30 bytes for each of them.
+        Raises NotFound, Invalid for a damaged cursor.
+        """
+        return SyncListing(self._inner.history(id, limit=limit, after=after), self._bridge)

@@ -2,6 +2,7 @@
 
 from ..records import record_of
 from .conversations.records import RECORDS as CONVERSATIONS
+from .identities.records import RECORDS as IDENTITIES
 
-RECORDS = tuple(record_of(one) for one in CONVERSATIONS)
+RECORDS = tuple(record_of(one) for one in (*CONVERSATIONS, *IDENTITIES))
 """The records of every feature: what a store opens with."""
