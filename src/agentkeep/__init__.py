@@ -41,6 +41,8 @@ from .features.conversations import (
     ToolCall,
     ToolResult,
 )
+from .features.observations import Observation, Observations
+from .features.tasks import Task, TaskChange, Tasks
 from .pages import Listing, Page
 from .records import Stored, record
 from .store import Store
@@ -66,6 +68,8 @@ __all__ = [
     "MissingExtra",
     "New",
     "NotFound",
+    "Observation",
+    "Observations",
     "Page",
     "Parts",
     "SchemaMismatch",
@@ -74,6 +78,9 @@ __all__ = [
     "Store",
     "StoreError",
     "Stored",
+    "Task",
+    "TaskChange",
+    "Tasks",
     "Text",
     "TooLarge",
     "ToolCall",

@@ -2,6 +2,8 @@
 
 from ..records import record_of
 from .conversations.records import RECORDS as CONVERSATIONS
+from .observations.records import RECORDS as OBSERVATIONS
+from .tasks.records import RECORDS as TASKS
 
-RECORDS = tuple(record_of(one) for one in CONVERSATIONS)
+RECORDS = tuple(record_of(one) for one in (*CONVERSATIONS, *OBSERVATIONS, *TASKS))
 """The records of every feature: what a store opens with."""
