@@ -11,6 +11,7 @@ import pytest
 from agentkeep import Conflict, Invalid, NotFound, Observation, Store, TooLarge, Unavailable
 from agentkeep.ids import HOUR
 from agentkeep.keys import partition
+from agentkeep.sync import Store as SyncStore
 from agentkeep.testing.marks import case
 from agentkeep.testing.values import DOCUMENTS, SEPARATED, STRINGS, SYNTAX
 from engines import Database, Meeting
@@ -167,6 +168,15 @@ async def test_delete(store: Store, talk: str, about: dict[str, str]):
     with pytest.raises(NotFound):
         await store.observations.delete(made.id, **about)
     assert await store.blobs.orphans(store.clock() + 1, 100) == []
+
+
+def test_the_sync_api_has_the_same(database: Database):
+    with SyncStore.on(database.engine(), clock=database.clock) as store:
+        made = store.observations.add("x", 1, subject="s", key="k")
+        assert store.observations.get(made.id, subject="s") == made
+        assert [one.content for one in store.observations.list(type="x")] == [1]
+        store.observations.delete(made.id, subject="s")
+        assert store.observations.list(subject="s").page().items == []
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ import pytest
 from agentkeep import Closed, Conflict, Event, Invalid, NotFound, Page, Text, ToolCall, record
 from agentkeep import Conversation as AsyncConversation
 from agentkeep import Conversations as AsyncConversations
+from agentkeep import Observations as AsyncObservations
 from agentkeep import Store as AsyncStore
+from agentkeep import Tasks as AsyncTasks
 from agentkeep.bridge import Bridge
 from agentkeep.engines.memory import Memory
-from agentkeep.sync import Conversation, Conversations, Store
+from agentkeep.sync import Conversation, Conversations, Observations, Store, Tasks
 from agentkeep.waist import Put
 from engines import Database
 
@@ -69,7 +71,13 @@ def test_the_file_is_what_the_generator_makes():
 
 @pytest.mark.parametrize(
     ("twin", "source"),
-    [(Store, AsyncStore), (Conversations, AsyncConversations), (Conversation, AsyncConversation)],
+    [
+        (Store, AsyncStore),
+        (Conversations, AsyncConversations),
+        (Conversation, AsyncConversation),
+        (Observations, AsyncObservations),
+        (Tasks, AsyncTasks),
+    ],
 )
 def test_every_public_method_has_its_twin_with_the_same_arguments(twin: type, source: type):
     from importlib.util import module_from_spec, spec_from_file_location

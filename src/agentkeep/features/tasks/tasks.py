@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ... import keys
 from ...codec import Json, plain
 from ...errors import Conflict, Invalid, NotFound, StoreError
-from ...ids import SECOND
+from ...ids import SECOND, to_datetime
 from ...pages import Listing, Page
 from ...predicates import All, Compare, Predicate, parse
 from ...records import record_of
@@ -93,23 +93,18 @@ class Tasks:
             name = identifier(id, "id")
         else:
             name = self._store.ids() if key is None else id_of(identifier(key, "key"))
+        fields = {
+            "title": title, "description": description, "priority": priority, "owner": owner, "queue": queue,
+            "due": to_datetime(now) if due is None else due, "parent": parent, "conversation": conversation,
+            "max_attempts": max_attempts,
+        }  # fmt: skip
         task = Task(
             id=name,
-            title=text(title, "title"),
-            description=description,
-            priority=_priority(priority),
-            owner=None if owner is None else label(owner, "owner"),
-            queue=label(queue, "queue"),
-            due_us=now if due is None else moment(due, "due"),
-            parent=parent,
             dependencies=_dependencies(dependencies, name),
-            conversation=conversation,
-            max_attempts=integer(max_attempts, "max_attempts", 1, MAX_ATTEMPTS),
             metadata=mapping(metadata, "metadata"),
             created_us=now,
             updated_us=now,
-            conversation_place=None if conversation is None else short(identifier(conversation, "conversation")),
-            parent_place=None if parent is None else short(identifier(parent, "parent")),
+            **_checked(fields),
         )
         if key is None:
             return await self._settled(await self._create(task, by))
@@ -172,26 +167,12 @@ class Tasks:
         `metadata` is merged, a value of None removing its name. `dependencies` are all that there shall be, and
         change only while it is pending. Raises NotFound, Invalid (a dependency would close a cycle), Conflict.
         """
-        given: dict[str, Any] = {}
-        if title is not UNSET:
-            given["title"] = text(title, "title")
-        if description is not UNSET:
-            given["description"] = description
-        if priority is not UNSET:
-            given["priority"] = _priority(priority)
-        if owner is not UNSET:
-            given["owner"] = None if owner is None else label(owner, "owner")
-        if queue is not UNSET:
-            given["queue"] = label(queue, "queue")
-        if due is not UNSET:
-            given["due_us"] = moment(due, "due")
-        if conversation is not UNSET:
-            given["conversation"] = conversation
-            given["conversation_place"] = (
-                None if conversation is None else short(identifier(conversation, "conversation"))
-            )
-        if max_attempts is not UNSET:
-            given["max_attempts"] = integer(max_attempts, "max_attempts", 1, MAX_ATTEMPTS)
+        fields = {
+            "title": title, "description": description, "priority": priority, "owner": owner, "queue": queue,
+            "due": due, "conversation": conversation, "max_attempts": max_attempts,
+        }  # fmt: skip
+        fields = {name: value for name, value in fields.items() if value is not UNSET}
+        given = _checked(fields)
         more = mapping(metadata, "metadata")
         wanted = None if dependencies is UNSET else _dependencies(dependencies, id)
         unmet = () if wanted is None else await self._unmet(id, wanted)
@@ -200,7 +181,8 @@ class Tasks:
             new = replace(old, metadata=merged(old.metadata, more), **given)
             return new if wanted is None else _depending(new, wanted, unmet)
 
-        task = await self._settled(await self._change(id, "update", by, decide, ", ".join(sorted(given)) or None))
+        changed = [*fields, *(["metadata"] if more else []), *([] if wanted is None else ["dependencies"])]
+        task = await self._settled(await self._change(id, "update", by, decide, ", ".join(changed)))
         if wanted is not None and (refused := [one for one in wanted if one not in task.dependencies]):
             raise _cycle(id, refused[0])
         return task
@@ -343,7 +325,8 @@ class Tasks:
         is not held (a late worker), NotFound, Invalid for a result that JSON cannot give back.
         """
         kept: Json = plain(result, "result")
-        key, _ = key_of(identifier(id, "id")), _fence(fence)
+        key = key_of(identifier(id, "id"))
+        _fence(fence)
 
         def decide(old: Task) -> tuple[Task, Sequence[Op]]:
             if (old.status, old.fence) == ("done", fence) and digest_of(old.result) == digest_of(kept):
@@ -401,8 +384,29 @@ def _said(task: Task, due: bool) -> str:
     return digest_of(*parts, *more).hex()
 
 
-def _priority(value: object) -> int:
-    return integer(value, "priority", -MAX_PRIORITY, MAX_PRIORITY)
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller passed as the fields of a task, with what stands for it in indexes. Raises Invalid, TooLarge."""
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        match name:
+            case "title":
+                fields[name] = text(value, name)
+            case "priority":
+                fields[name] = integer(value, name, -MAX_PRIORITY, MAX_PRIORITY)
+            case "max_attempts":
+                fields[name] = integer(value, name, 1, MAX_ATTEMPTS)
+            case "queue":
+                fields[name] = label(value, name)
+            case "owner":
+                fields[name] = None if value is None else label(value, name)
+            case "due":
+                fields["due_us"] = moment(value, name)
+            case "conversation" | "parent":
+                fields[name] = value
+                fields[f"{name}_place"] = None if value is None else short(identifier(value, name))
+            case _:
+                fields[name] = value
+    return fields
 
 
 def _fence(value: object) -> int:
