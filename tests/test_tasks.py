@@ -277,6 +277,26 @@ async def test_tasks_that_are_not_due_do_not_hide_those_of_lower_priority(store:
     assert await store.tasks.claim(worker="w") == []
 
 
+async def test_a_claim_reads_no_further_into_a_level_that_is_not_due(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    later = to_datetime(database.clock() + HOUR)
+    for n in range(200):
+        await store.tasks.create(f"later{n}", priority=3, due=later)
+    await store.tasks.create("low")
+    await store.tasks.settle()
+    scans: list[Scan] = []
+    scan_rows = store.scan_rows
+
+    async def counted(scan: Scan) -> Any:
+        scans.append(scan)
+        return await scan_rows(scan)
+
+    monkeypatch.setattr(store, "scan_rows", counted)
+    assert (await one(store)).title == "low"
+    assert len([scan for scan in scans if scan.index == "ready"]) == 2
+
+
 async def test_queues_are_apart(store: Store):
     await store.tasks.create("a", queue="q")
     assert await store.tasks.claim(worker="w") == []
@@ -818,20 +838,55 @@ async def test_a_completion_that_broke_off_is_finished_by_the_next_claim(
     assert await waiting(store) == 0
 
 
-async def test_a_dependency_done_while_it_is_tied_is_not_missed(database: Database):
-    for operation in ("get", "commit"):
-        meeting: list[Meeting] = []
+@pytest.mark.parametrize("operation", ["get", "commit"])
+@pytest.mark.parametrize("kind", ["task", "task_dependent"])
+@pytest.mark.parametrize("followed", [False, True])
+async def test_a_dependency_done_while_it_is_tied_is_not_missed(
+    database: Database, operation: str, kind: str, followed: bool
+):
+    meeting: list[Meeting] = []
 
-        def wrap(engine: Any, operation: str = operation, meeting: list[Meeting] = meeting) -> Meeting:
-            meeting.append(Meeting(engine, operation, "task"))
-            return meeting[0]
+    def wrap(engine: Any) -> Meeting:
+        meeting.append(Meeting(engine, operation, kind))
+        return meeting[0]
 
-        store, other = await database.open(wrap=wrap), await database.open()
-        id = f"a-{operation}"
-        await other.tasks.create("a", id=id, queue="first")
-        meeting[0].meet = lambda id=id, other=other: finish(other, id)
-        await store.tasks.create("t", dependencies=[id])
-        assert (await one(store)).title == "t"
+    store, other = await database.open(wrap=wrap), await database.open()
+    await other.tasks.create("a", id="a", queue="first")
+    if followed:
+        await other.tasks.create("before", queue="second", dependencies=["a"])
+    meeting[0].meet = lambda: finish(other, "a")
+    await store.tasks.create("t", dependencies=["a"])
+    if (await read(other, "a")).status != "done":
+        await finish(other, "a")
+    assert (await one(store)).title == "t"
+    assert await waiting(store) == 0
+
+
+async def test_what_another_adds_and_leaves_untied_is_tied_too(database: Database, monkeypatch: pytest.MonkeyPatch):
+    meeting: list[Meeting] = []
+
+    def wrap(engine: Any) -> Meeting:
+        meeting.append(Meeting(engine, "commit", "task_dependent"))
+        return meeting[0]
+
+    store, other = await database.open(wrap=wrap), await database.open()
+    for id in ("a", "b"):
+        await other.tasks.create(id, id=id, queue="first")
+    await other.tasks.create("t", id="t")
+    broken(monkeypatch, other, lambda place, ops: any(op.kind == "task_dependent" for op in ops))
+
+    async def leave() -> None:
+        with pytest.raises(Unavailable):
+            await other.tasks.update("t", dependencies=["a", "b"])
+
+    meeting[0].meet = leave
+    task = await store.tasks.update("t", dependencies=["a"])
+    monkeypatch.undo()
+    assert (task.unmet, task.unsettled) == (("a", "b"), None)
+    for id in ("a", "b"):
+        assert await store.tasks.claim(worker="w") == []
+        await finish(store, id)
+    assert (await one(store)).id == "t"
     assert await waiting(store) == 0
 
 
