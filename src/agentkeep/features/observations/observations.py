@@ -18,7 +18,7 @@ from ...records import record_of
 from ...store import Store, digest_of
 from ...waist import Check, Delete, Key, Op, Row, Scan
 from ..arguments import id_of, identifier, integer, label, mapping, merged, short, text
-from ..claims import change
+from ..changes import change
 from ..conversations.belongings import place
 from ..conversations.records import ConversationRecord
 from .records import Observation

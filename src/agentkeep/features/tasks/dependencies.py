@@ -22,7 +22,7 @@ from ...records import record_of
 from ...store import Store
 from ...waist import Delete, Op, Scan
 from ..arguments import short
-from ..claims import change
+from ..changes import change
 from .records import Dependent, Task, TaskChange, TaskStatus
 from .rules import key_of, without
 

@@ -82,6 +82,21 @@ def without(task: Task, met: Sequence[str]) -> Task:
     return placed(replace(task, unmet=tuple(id for id in task.unmet if id not in met)))
 
 
+def depending(task: Task, wanted: tuple[str, ...], unmet: tuple[str, ...]) -> Task:
+    """The task with other dependencies; those that it did not wait for before are yet to be tied.
+
+    Raises Conflict where it is not pending.
+    """
+    if task.dependencies == wanted:
+        return task
+    require(task, ("pending",), "update")
+    added = tuple(id for id in unmet if id not in task.unmet)
+    still = tuple(dict.fromkeys([*(id for id in task.added if id in wanted), *added]))
+    return replace(
+        task, dependencies=wanted, unmet=unmet, added=still, unsettled=True if added or task.unsettled else None
+    )
+
+
 def require(task: Task, statuses: Sequence[TaskStatus], operation: str) -> None:
     """Refuse a task in another status. Raises Conflict."""
     if task.status not in statuses:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from ... import keys
 from ...codec import Json, plain
-from ...errors import Conflict, Invalid, NotFound, StoreError
+from ...errors import Conflict, NotFound, StoreError
 from ...ids import SECOND, to_datetime
 from ...pages import Listing, Page
-from ...predicates import All, Compare, Predicate, parse
 from ...records import record_of
 from ...store import Store, digest_of
-from ...waist import Op, Scalar, Scan
-from ..arguments import id_of, identifier, integer, label, mapping, merged, moment, seconds, short, text
-from ..claims import Claims, change
+from ...waist import Op
+from ..arguments import id_of, identifier, integer, label, mapping, merged, seconds, text
+from ..changes import change
+from ..claims import Claims
 from .dependencies import leads_to, noted, open_ones, settle, settled
+from .fields import checked, cycle, dependencies_of, said_by
+from .queries import scan_of
 from .records import Task, TaskChange, TaskStatus
 from .rules import (
-    MAX_ATTEMPTS,
-    MAX_DEPENDENCIES,
-    MAX_PRIORITY,
     backoff,
     begun,
     cancelled,
     completed,
+    depending,
     failed,
     given_back,
     key_of,
@@ -39,8 +39,6 @@ from .rules import (
 )
 
 TASK, CHANGE = record_of(Task), record_of(TaskChange)
-
-STATUSES: tuple[TaskStatus, ...] = ("pending", "running", "done", "failed", "cancelled", "dead")
 
 MAX_CLAIM = 100
 """Tasks that one call claims."""
@@ -100,15 +98,15 @@ class Tasks:
         }  # fmt: skip
         task = Task(
             id=name,
-            dependencies=_dependencies(dependencies, name),
+            dependencies=dependencies_of(dependencies, name),
             metadata=mapping(metadata, "metadata"),
             created_us=now,
             updated_us=now,
-            **_checked(fields),
+            **checked(fields),
         )
         if key is None:
             return await self._settled(await self._create(task, by))
-        task = replace(task, key=key, said=_said(task, due is not None))
+        task = replace(task, key=key, said=said_by(task, due is not None))
         there = await self.get(name)
         return await self._settled(await self._create(task, by) if there is None else self._same(there, task))
 
@@ -172,19 +170,19 @@ class Tasks:
             "due": due, "conversation": conversation, "max_attempts": max_attempts,
         }  # fmt: skip
         fields = {name: value for name, value in fields.items() if value is not UNSET}
-        given = _checked(fields)
+        given = checked(fields)
         more = mapping(metadata, "metadata")
-        wanted = None if dependencies is UNSET else _dependencies(dependencies, id)
+        wanted = None if dependencies is UNSET else dependencies_of(dependencies, id)
         unmet = () if wanted is None else await self._unmet(id, wanted)
 
         def decide(old: Task) -> Task:
             new = replace(old, metadata=merged(old.metadata, more), **given)
-            return new if wanted is None else _depending(new, wanted, unmet)
+            return new if wanted is None else depending(new, wanted, unmet)
 
         changed = [*fields, *(["metadata"] if more else []), *([] if wanted is None else ["dependencies"])]
         task = await self._settled(await self._change(id, "update", by, decide, ", ".join(changed)))
         if wanted is not None and (refused := [one for one in wanted if one not in task.dependencies]):
-            raise _cycle(id, refused[0])
+            raise cycle(id, refused[0])
         return task
 
     async def _unmet(self, id: str, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -192,7 +190,7 @@ class Tasks:
         unmet = await open_ones(self._store, wanted)
         for one in unmet:
             if await leads_to(self._store, one, id):
-                raise _cycle(id, one)
+                raise cycle(id, one)
         return unmet
 
     async def _change(
@@ -239,13 +237,10 @@ class Tasks:
         from (included) and to, are asked of one status, "pending" where none is given. Without any of these it gives
         all tasks in order of their ids.
         """
-        asked = _asked(queue, status, owner, conversation, parent, due_after, due_before, metadata)
+        asked = scan_of(queue, status, owner, conversation, parent, due_after, due_before, metadata)
 
         async def fetch(cursor: str | None) -> Page[Task]:
-            index, prefix, lo, hi, where = asked
-            scan = Scan(
-                TASK.spec.name, index, prefix, lo, hi, index not in (None, "by_status"), limit, cursor, where, budget
-            )
+            scan = replace(asked, limit=limit, after=cursor, budget=budget)
             rows = await self._store.scan_rows(scan)
             return await self._store.decode(TASK, rows.items, rows.cursor)
 
@@ -265,10 +260,10 @@ class Tasks:
         budget: int = 10_000,
     ) -> tuple[int, bool]:
         """(n, exact): how many tasks `list` would give; not exact where the budget, in rows looked at, ended it."""
-        index, prefix, lo, hi, where = _asked(
-            queue, status, owner, conversation, parent, due_after, due_before, metadata
+        scan = scan_of(queue, status, owner, conversation, parent, due_after, due_before, metadata)
+        return await self._store.count(
+            Task, index=scan.index, prefix=scan.prefix, lo=scan.lo, hi=scan.hi, where=scan.where, budget=budget
         )
-        return await self._store.count(Task, index=index, prefix=prefix, lo=lo, hi=hi, where=where, budget=budget)
 
     def history(self, id: str, *, limit: int = 50, after: str | None = None) -> Listing[TaskChange]:
         """Every change of a task, renewals of leases aside, in order."""
@@ -376,122 +371,9 @@ class Tasks:
         return await settle(self._store, limit)
 
 
-def _said(task: Task, due: bool) -> str:
-    """What tells two uses of a key apart: all that the caller passed, and no time that was minted."""
-    TASK.encode(task)  # refuses what is no JSON
-    parts = (task.title, task.id, task.description, task.priority, task.owner, task.queue, task.due_us if due else None)
-    more = (task.parent, task.dependencies, task.conversation, task.max_attempts, task.metadata)
-    return digest_of(*parts, *more).hex()
-
-
-def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a caller passed as the fields of a task, with what stands for it in indexes. Raises Invalid, TooLarge."""
-    fields: dict[str, Any] = {}
-    for name, value in given.items():
-        match name:
-            case "title":
-                fields[name] = text(value, name)
-            case "priority":
-                fields[name] = integer(value, name, -MAX_PRIORITY, MAX_PRIORITY)
-            case "max_attempts":
-                fields[name] = integer(value, name, 1, MAX_ATTEMPTS)
-            case "queue":
-                fields[name] = label(value, name)
-            case "owner":
-                fields[name] = None if value is None else label(value, name)
-            case "due":
-                fields["due_us"] = moment(value, name)
-            case "conversation" | "parent":
-                fields[name] = value
-                fields[f"{name}_place"] = None if value is None else short(identifier(value, name))
-            case _:
-                fields[name] = value
-    return fields
-
-
 def _fence(value: object) -> int:
     return integer(value, "fence", 1, 2**53)
 
 
 def _delay(value: float) -> int:
     return 0 if value == 0 and not isinstance(value, bool) else seconds(value, "retry_in", MAX_RETRY)
-
-
-def _dependencies(ids: object, own: str) -> tuple[str, ...]:
-    """Ids of other tasks, each once. Raises Invalid."""
-    if isinstance(ids, str) or not isinstance(ids, Sequence):
-        raise Invalid("dependencies are a list of ids of tasks")
-    found = tuple(dict.fromkeys(identifier(id, "dependencies") for id in cast("Sequence[object]", ids)))
-    if len(found) > MAX_DEPENDENCIES:
-        raise Invalid(f"a task has at most {MAX_DEPENDENCIES} dependencies, not {len(found)}")
-    if own in found:
-        raise _cycle(own, own)
-    return found
-
-
-def _cycle(id: str, dependency: str) -> Invalid:
-    return Invalid(f"the dependency {dependency[:64]!a} waits for this task itself", key=key_of(id), operation="update")
-
-
-def _depending(task: Task, wanted: tuple[str, ...], unmet: tuple[str, ...]) -> Task:
-    """The task with other dependencies; those that it did not wait for before are yet to be tied."""
-    if task.dependencies == wanted:
-        return task
-    require(task, ("pending",), "update")
-    added = tuple(id for id in unmet if id not in task.unmet)
-    left = tuple(id for id in unmet if id in added or id in task.unmet)
-    still = tuple(dict.fromkeys([*(id for id in task.added if id in wanted), *added]))
-    return replace(
-        task, dependencies=wanted, unmet=left, added=still, unsettled=True if added or task.unsettled else None
-    )
-
-
-Asked = tuple[str | None, tuple[Scalar, ...], int | None, int | None, Predicate | None]
-
-
-def _asked(
-    queue: str | None,
-    status: TaskStatus | None,
-    owner: str | None,
-    conversation: str | None,
-    parent: str | None,
-    due_after: datetime | None,
-    due_before: datetime | None,
-    metadata: Mapping[str, object] | None,
-) -> Asked:
-    """The index, its prefix and range, and the filter of a list."""
-    if status is not None and status not in STATUSES:
-        raise Invalid(f"a status is one of {', '.join(STATUSES)}", operation="list")
-    lo = None if due_after is None else moment(due_after, "due_after")
-    hi = None if due_before is None else moment(due_before, "due_before")
-    by_due = lo is not None or hi is not None
-    given: dict[str, str | None] = {
-        "parent_place": None if parent is None else short(identifier(parent, "parent")),
-        "conversation_place": None if conversation is None else short(identifier(conversation, "conversation")),
-        "owner": None if owner is None else identifier(owner, "owner"),
-        "queue": None if queue is None else identifier(queue, "queue"),
-        "status": "pending" if by_due and status is None else status,
-    }
-    asked = {name: value for name, value in given.items() if value is not None}
-    index, fields = _access(asked, by_due)
-    rest: list[Predicate] = [Compare(name, "eq", value) for name, value in asked.items() if name not in fields]
-    tree = parse({f"metadata.{name}": value for name, value in mapping(metadata, "metadata").items()})
-    if tree is not None:
-        rest.append(tree)
-    return index, tuple(asked[name] for name in fields), lo, hi, All(tuple(rest)) if rest else None
-
-
-def _access(asked: Mapping[str, str], by_due: bool) -> tuple[str | None, tuple[str, ...]]:
-    """The index for what is asked, and the fields it answers."""
-    order: tuple[tuple[str, tuple[str, ...]], ...] = (
-        ("by_parent", ("parent_place",)),
-        ("by_conversation", ("conversation_place",)),
-        ("by_owner", ("owner",)),
-        ("by_state", ("queue", "status")),
-        ("by_queue", ("queue",)),
-        ("by_status", ("status",)),
-    )
-    for index, fields in order:
-        if all(field in asked for field in fields) and (index == "by_status" or not by_due):
-            return index, fields
-    return None, ()
