@@ -12,6 +12,7 @@ import pytest
 
 import agentkeep
 from agentkeep import Invalid
+from agentkeep.features import public
 from agentkeep.testing.marks import case
 from agentkeep.urls import engine
 
@@ -32,6 +33,14 @@ def test_the_import_takes_less_than_100_milliseconds():
     """The best of several, in time of the processor: what others do on this machine meanwhile is not ours."""
     code = "import time; t = time.process_time(); import agentkeep; print(time.process_time() - t)"
     assert min(float(in_a_new_interpreter(code)) for _ in range(7)) < 0.2  # 0.1 with room for a slow machine
+
+
+def test_every_public_name_is_there():
+    for name in agentkeep.__all__:
+        assert getattr(agentkeep, name).__name__ == name
+    assert set(public.__all__) < set(agentkeep.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = agentkeep.nothing  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("module", ["agentkeep", "agentkeep.sync", "agentkeep.features.conversations"])

@@ -19,10 +19,12 @@ from agentkeep import Closed, Conflict, Event, Invalid, NotFound, Page, Text, To
 from agentkeep import Conversation as AsyncConversation
 from agentkeep import Conversations as AsyncConversations
 from agentkeep import Identities as AsyncIdentities
+from agentkeep import Observations as AsyncObservations
 from agentkeep import Store as AsyncStore
+from agentkeep import Tasks as AsyncTasks
 from agentkeep.bridge import Bridge
 from agentkeep.engines.memory import Memory
-from agentkeep.sync import Conversation, Conversations, Identities, Store
+from agentkeep.sync import Conversation, Conversations, Identities, Observations, Store, Tasks
 from agentkeep.waist import Put
 from engines import Database
 
@@ -75,6 +77,8 @@ def test_the_file_is_what_the_generator_makes():
         (Conversations, AsyncConversations),
         (Conversation, AsyncConversation),
         (Identities, AsyncIdentities),
+        (Observations, AsyncObservations),
+        (Tasks, AsyncTasks),
     ],
 )
 def test_every_public_method_has_its_twin_with_the_same_arguments(twin: type, source: type):

@@ -22,6 +22,8 @@ CLASSES = {
     "Conversations": ("features/conversations/conversations.py", "features.conversations.conversations"),
     "Conversation": ("features/conversations/conversation.py", "features.conversations.conversation"),
     "Identities": ("features/identities/identities.py", "features.identities.identities"),
+    "Observations": ("features/observations/observations.py", "features.observations.observations"),
+    "Tasks": ("features/tasks/tasks.py", "features.tasks.tasks"),
 }
 LEFT_OUT = {
     *("again", "blobs", "connection", "decode", "engine", "get_stored", "scan_rows", "sleep", "whole"),
@@ -132,6 +134,8 @@ def generate() -> str:
         "from .features.conversations import conversation as _conversation",
         "from .features.conversations import conversations as _conversations",
         "from .features.identities import identities as _identities",
+        "from .features.observations import observations as _observations",
+        "from .features.tasks import tasks as _tasks",
         "from .ids import Clock, system_clock",
         "from .waist import Engine",
     ]

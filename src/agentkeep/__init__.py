@@ -5,7 +5,9 @@ async with Store.open("agents.db") as store:
     await talk.append("My invoice is wrong", sender="alice", channel="sms", key="msg-881")
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from .errors import (
     Closed,
@@ -23,28 +25,14 @@ from .errors import (
     Unavailable,
     Unsupported,
 )
-from .features.conversations import (
-    Activity,
-    Context,
-    Conversation,
-    ConversationRecord,
-    Conversations,
-    Data,
-    Event,
-    Handoff,
-    Media,
-    New,
-    Parts,
-    State,
-    StateChange,
-    Text,
-    ToolCall,
-    ToolResult,
-)
-from .features.identities import Address, Candidate, Identities, Identity
 from .pages import Listing, Page
 from .records import Stored, record
 from .store import Store
+
+if TYPE_CHECKING:
+    from .features.public import *
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Activity",
@@ -71,6 +59,8 @@ __all__ = [
     "MissingExtra",
     "New",
     "NotFound",
+    "Observation",
+    "Observations",
     "Page",
     "Parts",
     "SchemaMismatch",
@@ -79,6 +69,9 @@ __all__ = [
     "Store",
     "StoreError",
     "Stored",
+    "Task",
+    "TaskChange",
+    "Tasks",
     "Text",
     "TooLarge",
     "ToolCall",
@@ -87,3 +80,12 @@ __all__ = [
     "Unsupported",
     "record",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """A name of a feature. Features are loaded when the first one is asked for: importing agentkeep stays quick."""
+    from .features import public
+
+    if name in public.__all__:
+        return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

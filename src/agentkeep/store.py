@@ -27,6 +27,8 @@ from .waist import Batch, Delete, Engine, Expect, Op, Receipt, Row, Scalar, Scan
 if TYPE_CHECKING:
     from .features.conversations import Conversations
     from .features.identities import Identities
+    from .features.observations import Observations
+    from .features.tasks import Tasks
 
 T = TypeVar("T")
 
@@ -179,6 +181,20 @@ class Store:
         from .features.identities import Identities
 
         return Identities(self)
+
+    @cached_property
+    def observations(self) -> Observations:
+        """Observations: what agents noticed, about a conversation or another subject."""
+        from .features.observations import Observations
+
+        return Observations(self)
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """Tasks: work that many workers share, each claimed by one."""
+        from .features.tasks import Tasks
+
+        return Tasks(self)
 
     # --- commit ---
 

@@ -6,6 +6,7 @@ On SQLite and in memory calls run in the caller's thread; on other engines on a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -22,6 +23,10 @@ from .features.conversations.records import Activity, ConversationRecord, Event,
 from .features.conversations.window import CONTEXT_TYPES, Context, Tokens, estimate
 from .features.identities import identities as _identities
 from .features.identities.records import Address, Candidate, Identity
+from .features.observations import observations as _observations
+from .features.observations.records import Observation
+from .features.tasks import tasks as _tasks
+from .features.tasks.records import Task, TaskChange, TaskStatus
 from .ids import DAY, Clock, Ids, system_clock
 from .pages import Page
 from .predicates import Where
@@ -126,6 +131,18 @@ class Store:
         """People: their addresses, resolved to one person each, their conversations, their history."""
         found = self._inner.identities
         return Identities(found, self._bridge)
+
+    @property
+    def observations(self) -> Observations:
+        """Observations: what agents noticed, about a conversation or another subject."""
+        found = self._inner.observations
+        return Observations(found, self._bridge)
+
+    @property
+    def tasks(self) -> Tasks:
+        """Tasks: work that many workers share, each claimed by one."""
+        found = self._inner.tasks
+        return Tasks(found, self._bridge)
 
     def commit(
         self,
@@ -762,3 +779,344 @@ class Identities:
         Raises NotFound, Invalid for a damaged cursor.
         """
         return SyncListing(self._inner.history(id, limit=limit, after=after), self._bridge)
+
+
+class Observations:
+    """Observations by conversation or subject, and across them by type and agent.
+
+    Each method but `list` is told what the observation is about: a conversation, or a subject, which is any text.
+    Those of a conversation are deleted with it, and one that is created under its id has none of them."""
+
+    def __init__(self, inner: _observations.Observations, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def add(
+        self,
+        type: str,
+        content: Any,
+        *,
+        conversation: str | None = None,
+        subject: str | None = None,
+        confidence: float = 1.0,
+        agent: str | None = None,
+        event: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> Observation:
+        """Add an observation; `content` is any JSON.
+
+        `key` makes it idempotent where it is about: the same key gives the observation that is there, with other
+        content Conflict. Raises NotFound for an unknown conversation, Invalid, TooLarge.
+        """
+        return self._bridge.run(
+            self._inner.add(
+                type,
+                content,
+                conversation=conversation,
+                subject=subject,
+                confidence=confidence,
+                agent=agent,
+                event=event,
+                metadata=metadata,
+                key=key,
+            )
+        )
+
+    def get(self, id: str, *, conversation: str | None = None, subject: str | None = None) -> Observation | None:
+        """The observation with this id, or None. Also None where the conversation is not there."""
+        return self._bridge.run(self._inner.get(id, conversation=conversation, subject=subject))
+
+    def update(
+        self,
+        id: str,
+        *,
+        conversation: str | None = None,
+        subject: str | None = None,
+        type: str | UnsetType = UNSET,
+        content: Any = UNSET,
+        confidence: float | UnsetType = UNSET,
+        agent: str | UnsetType | None = UNSET,
+        event: int | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Observation:
+        """Change an observation by compare-and-set: concurrent changes are all kept.
+
+        `metadata` is merged, a value of None removing its name. Raises NotFound, Invalid, TooLarge.
+        """
+        return self._bridge.run(
+            self._inner.update(
+                id,
+                conversation=conversation,
+                subject=subject,
+                type=type,
+                content=content,
+                confidence=confidence,
+                agent=agent,
+                event=event,
+                metadata=metadata,
+            )
+        )
+
+    def delete(self, id: str, *, conversation: str | None = None, subject: str | None = None) -> None:
+        """Delete an observation. Raises NotFound where there is none."""
+        return self._bridge.run(self._inner.delete(id, conversation=conversation, subject=subject))
+
+    def list(
+        self,
+        *,
+        conversation: str | None = None,
+        subject: str | None = None,
+        type: str | None = None,
+        agent: str | None = None,
+        min_confidence: float | None = None,
+        metadata: Mapping[str, object] | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        budget: int = 10000,
+    ) -> SyncListing[Observation]:
+        """Observations. Await it for a page, iterate it for all.
+
+        The newest first, of a conversation, of a subject, or across all of them. It reads the index of the type or
+        else of the agent, and filters by the rest within `budget` rows a page; across, one of the two must be given.
+        Raises NotFound for an unknown conversation, Invalid.
+        """
+        return SyncListing(
+            self._inner.list(
+                conversation=conversation,
+                subject=subject,
+                type=type,
+                agent=agent,
+                min_confidence=min_confidence,
+                metadata=metadata,
+                limit=limit,
+                after=after,
+                budget=budget,
+            ),
+            self._bridge,
+        )
+
+
+class Tasks:
+    """Tasks by id, queue, status, owner, conversation, parent and due time.
+
+    A step that concerns several tasks, such as telling those that wait, may break off between them: then the error
+    says `outcome="unknown"`, and the same call, the next `claim` or `settle` goes on."""
+
+    def __init__(self, inner: _tasks.Tasks, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def create(
+        self,
+        title: str,
+        *,
+        id: str | None = None,
+        description: str | None = None,
+        priority: int = 0,
+        owner: str | None = None,
+        queue: str = "default",
+        due: datetime | None = None,
+        parent: str | None = None,
+        dependencies: Sequence[str] = (),
+        conversation: str | None = None,
+        max_attempts: int = 3,
+        metadata: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        by: str | None = None,
+    ) -> Task:
+        """A new task; without an id it gets one.
+
+        `priority` is from -100 to 100, higher first. It can be claimed from `due` on, once all its `dependencies`,
+        at most 100 tasks, are done. `key` makes it idempotent for as long as the task is there: the same key gives
+        the task that is there, with other content Conflict. Raises Invalid, Conflict where the id is taken,
+        NotFound for an unknown parent or dependency, TooLarge.
+        """
+        return self._bridge.run(
+            self._inner.create(
+                title,
+                id=id,
+                description=description,
+                priority=priority,
+                owner=owner,
+                queue=queue,
+                due=due,
+                parent=parent,
+                dependencies=dependencies,
+                conversation=conversation,
+                max_attempts=max_attempts,
+                metadata=metadata,
+                key=key,
+                by=by,
+            )
+        )
+
+    def get(self, id: str) -> Task | None:
+        """The task with this id, or None."""
+        return self._bridge.run(self._inner.get(id))
+
+    def update(
+        self,
+        id: str,
+        *,
+        title: str | UnsetType = UNSET,
+        description: str | UnsetType | None = UNSET,
+        priority: int | UnsetType = UNSET,
+        owner: str | UnsetType | None = UNSET,
+        queue: str | UnsetType = UNSET,
+        due: datetime | UnsetType = UNSET,
+        conversation: str | UnsetType | None = UNSET,
+        max_attempts: int | UnsetType = UNSET,
+        dependencies: Sequence[str] | UnsetType = UNSET,
+        metadata: Mapping[str, Any] | None = None,
+        by: str | None = None,
+    ) -> Task:
+        """Change a task by compare-and-set: concurrent changes are all kept.
+
+        `metadata` is merged, a value of None removing its name. `dependencies` are all that there shall be, and
+        change only while it is pending. Raises NotFound, Invalid (a dependency would close a cycle), Conflict.
+        """
+        return self._bridge.run(
+            self._inner.update(
+                id,
+                title=title,
+                description=description,
+                priority=priority,
+                owner=owner,
+                queue=queue,
+                due=due,
+                conversation=conversation,
+                max_attempts=max_attempts,
+                dependencies=dependencies,
+                metadata=metadata,
+                by=by,
+            )
+        )
+
+    def list(
+        self,
+        *,
+        queue: str | None = None,
+        status: TaskStatus | None = None,
+        owner: str | None = None,
+        conversation: str | None = None,
+        parent: str | None = None,
+        due_after: datetime | None = None,
+        due_before: datetime | None = None,
+        metadata: Mapping[str, object] | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        budget: int = 10000,
+    ) -> SyncListing[Task]:
+        """Tasks. Await it for a page, iterate it for all.
+
+        It reads the index of the first of parent, conversation, owner, queue with status, and queue that is given,
+        newest first, or that of the status, by due time, and filters by the others within `budget` rows. Due times,
+        from (included) and to, are asked of one status, "pending" where none is given. Without any of these it gives
+        all tasks in order of their ids.
+        """
+        return SyncListing(
+            self._inner.list(
+                queue=queue,
+                status=status,
+                owner=owner,
+                conversation=conversation,
+                parent=parent,
+                due_after=due_after,
+                due_before=due_before,
+                metadata=metadata,
+                limit=limit,
+                after=after,
+                budget=budget,
+            ),
+            self._bridge,
+        )
+
+    def count(
+        self,
+        *,
+        queue: str | None = None,
+        status: TaskStatus | None = None,
+        owner: str | None = None,
+        conversation: str | None = None,
+        parent: str | None = None,
+        due_after: datetime | None = None,
+        due_before: datetime | None = None,
+        metadata: Mapping[str, object] | None = None,
+        budget: int = 10000,
+    ) -> tuple[int, bool]:
+        """(n, exact): how many tasks `list` would give; not exact where the budget, in rows looked at, ended it."""
+        return self._bridge.run(
+            self._inner.count(
+                queue=queue,
+                status=status,
+                owner=owner,
+                conversation=conversation,
+                parent=parent,
+                due_after=due_after,
+                due_before=due_before,
+                metadata=metadata,
+                budget=budget,
+            )
+        )
+
+    def history(self, id: str, *, limit: int = 50, after: str | None = None) -> SyncListing[TaskChange]:
+        """Every change of a task, renewals of leases aside, in order."""
+        return SyncListing(self._inner.history(id, limit=limit, after=after), self._bridge)
+
+    def claim(self, queue: str = "default", *, worker: str, lease: float = 60, limit: int = 1) -> list[Task]:
+        """Claim up to `limit` (1 to 100) tasks of a queue for `lease` seconds: by priority, then by due time.
+
+        Of many workers one gets a task. Each task given is running and has a `fence`, which the other calls ask for.
+        A task whose lease has ended is claimed again, or dead if that was its last attempt. [] where none is ready.
+        """
+        return self._bridge.run(self._inner.claim(queue, worker=worker, lease=lease, limit=limit))
+
+    def claim_one(self, id: str, *, worker: str, lease: float = 60) -> Task:
+        """Claim a task by its id. Raises NotFound, and Conflict where it is finished, held, not due, or waits."""
+        return self._bridge.run(self._inner.claim_one(id, worker=worker, lease=lease))
+
+    def renew(self, id: str, fence: int, *, lease: float = 60) -> Task:
+        """Prolong the lease to `lease` seconds from now. Raises Conflict where the fence is not held, NotFound."""
+        return self._bridge.run(self._inner.renew(id, fence, lease=lease))
+
+    def complete(self, id: str, fence: int, result: Any = None) -> Task:
+        """Finish a task with a result, any JSON, and make ready what waited for it alone.
+
+        Called again with the same fence and result it gives the task that is done. Raises Conflict where the fence
+        is not held (a late worker), NotFound, Invalid for a result that JSON cannot give back.
+        """
+        return self._bridge.run(self._inner.complete(id, fence, result))
+
+    def fail(self, id: str, fence: int, error: str, *, retry: bool = True, retry_in: float | None = None) -> Task:
+        """Give a task up with an error. It is tried again in `retry_in` seconds, by default 1, 2, 4, ... up to an hour.
+
+        After the last attempt it is dead. `retry=False` makes it failed at once. Raises Conflict where the fence is
+        not held, NotFound, Invalid.
+        """
+        return self._bridge.run(self._inner.fail(id, fence, error, retry=retry, retry_in=retry_in))
+
+    def release(self, id: str, fence: int) -> Task:
+        """Give a task back untried: it is ready at once, and the attempt does not count. Raises Conflict, NotFound."""
+        return self._bridge.run(self._inner.release(id, fence))
+
+    def cancel(self, id: str, *, by: str | None = None) -> Task:
+        """Cancel a task that is pending or running: its worker's result is refused. What waits for it goes on waiting.
+
+        Raises NotFound, and Conflict where it is done, failed or dead.
+        """
+        return self._bridge.run(self._inner.cancel(id, by=by))
+
+    def requeue(self, id: str, *, by: str | None = None) -> Task:
+        """Put a dead, failed or cancelled task back, with all of its attempts. Raises NotFound, Conflict for others."""
+        return self._bridge.run(self._inner.requeue(id, by=by))
+
+    def settle(self, *, limit: int = 100) -> int:
+        """Go on with steps on other tasks that broke off; gives how many tasks had one. `claim` does it by itself."""
+        return self._bridge.run(self._inner.settle(limit=limit))

@@ -3,6 +3,8 @@
 from ..records import record_of
 from .conversations.records import RECORDS as CONVERSATIONS
 from .identities.records import RECORDS as IDENTITIES
+from .observations.records import RECORDS as OBSERVATIONS
+from .tasks.records import RECORDS as TASKS
 
-RECORDS = tuple(record_of(one) for one in (*CONVERSATIONS, *IDENTITIES))
+RECORDS = tuple(record_of(one) for one in (*CONVERSATIONS, *IDENTITIES, *OBSERVATIONS, *TASKS))
 """The records of every feature: what a store opens with."""
