@@ -39,7 +39,7 @@ from engines import Database, Unfiltered
 
 
 @record(
-    "task",
+    "job",
     partition="id",
     sort="sort",
     indexes={"due": ("queue", "run_us")},
@@ -129,12 +129,12 @@ async def test_opening_fails_closed(database: Database):
 
 
 async def test_a_commit_is_all_or_nothing(tasks: Store):
-    put = Put("task", "", b"x")
+    put = Put("job", "", b"x")
     with pytest.raises(Conflict) as caught:
-        await tasks.commit("p", [put, Check("task", "other", "exists")])
-    assert caught.value.key == Key("task", "p", "other")
-    assert await tasks.get_row(Key("task", "p", "")) is None
-    receipt = await tasks.commit("p", [put, Append("event", b"e"), Trim("event"), Delete("task", "other")])
+        await tasks.commit("p", [put, Check("job", "other", "exists")])
+    assert caught.value.key == Key("job", "p", "other")
+    assert await tasks.get_row(Key("job", "p", "")) is None
+    receipt = await tasks.commit("p", [put, Append("event", b"e"), Trim("event"), Delete("job", "other")])
     assert receipt.seqs == (None, 1, None, None)
 
 
@@ -145,14 +145,14 @@ async def test_a_commit_is_all_or_nothing(tasks: Store):
         [Put("nokind", "", b"x")],
         [Put("event", "", b"x")],
         [Put("event", seq_sort(1), b"x")],
-        [Append("task", b"x")],
-        [Put("task", "", b"x"), Delete("task", "")],
-        [Put("task", "", b"x", rev="x")],
-        [Put("task", "", b"x", index={"nope": (1,)})],
-        [Put("task", "", b"x", index={"due": ("a",)})],
-        [Put("task", "", b"x", index={"due": ("a", "b")})],
-        [Put("task", "", b"x", index={"due": ("a", 2**53 + 1)})],
-        [Put("task", "", b"x", facets={"x": float("nan")})],
+        [Append("job", b"x")],
+        [Put("job", "", b"x"), Delete("job", "")],
+        [Put("job", "", b"x", rev="x")],
+        [Put("job", "", b"x", index={"nope": (1,)})],
+        [Put("job", "", b"x", index={"due": ("a",)})],
+        [Put("job", "", b"x", index={"due": ("a", "b")})],
+        [Put("job", "", b"x", index={"due": ("a", 2**53 + 1)})],
+        [Put("job", "", b"x", facets={"x": float("nan")})],
     ],
 )
 async def test_malformed_commits_are_invalid(tasks: Store, ops: Any):
@@ -163,12 +163,12 @@ async def test_malformed_commits_are_invalid(tasks: Store, ops: Any):
 @pytest.mark.parametrize(
     ("partition", "ops"),
     [
-        ("p" * 600, [Put("task", "", b"x")]),
-        ("p", [Put("task", "s" * 300, b"x")]),
-        ("p", [Put("task", "", b"x", index={"due": ("q" * 500, 1)})]),
-        ("p", [Put("task", "", b"x", facets={str(n): n for n in range(65)})]),
-        ("p", [Put("task", "", b"x", facets={"a": "x" * 4097})]),
-        ("p", [Put("task", str(n), b"x") for n in range(51)]),
+        ("p" * 600, [Put("job", "", b"x")]),
+        ("p", [Put("job", "s" * 300, b"x")]),
+        ("p", [Put("job", "", b"x", index={"due": ("q" * 500, 1)})]),
+        ("p", [Put("job", "", b"x", facets={str(n): n for n in range(65)})]),
+        ("p", [Put("job", "", b"x", facets={"a": "x" * 4097})]),
+        ("p", [Put("job", str(n), b"x") for n in range(51)]),
     ],
 )
 async def test_what_is_over_the_floor_is_too_large(tasks: Store, partition: str, ops: Any):
@@ -178,7 +178,7 @@ async def test_what_is_over_the_floor_is_too_large(tasks: Store, partition: str,
 
 
 async def test_commit_all_answers_each_batch(tasks: Store):
-    good, bad = Put("task", "", b"x"), Check("task", "", "exists")
+    good, bad = Put("job", "", b"x"), Check("job", "", "exists")
     batches = [Batch(f"p{n}", (bad if n == 1 else good,), tasks.ids()) for n in range(3)]
     first, second, third = await tasks.commit_all(batches)
     assert isinstance(second, Conflict)
@@ -295,7 +295,7 @@ async def test_an_update_that_changes_nothing_writes_nothing(tasks: Store):
 async def test_updating_what_is_absent_is_not_found(tasks: Store):
     with pytest.raises(NotFound) as caught:
         await tasks.update(Task, "p", "", plus)
-    assert caught.value.key == Key("task", "p", "")
+    assert caught.value.key == Key("job", "p", "")
 
 
 @pytest.mark.parametrize("moved", [Task(id="q"), Task(id="p", sort="x")])
@@ -316,10 +316,10 @@ async def test_an_update_that_never_wins_is_contention(tasks: Store):
     tasks.connection.sleep = sleep
 
     async def attempt() -> None:
-        raise Conflict(Key("task", "p", ""), "a", "b")
+        raise Conflict(Key("job", "p", ""), "a", "b")
 
     with pytest.raises(Contention, match="64 times"):
-        await tasks.again(attempt, Key("task", "p", ""))
+        await tasks.again(attempt, Key("job", "p", ""))
     assert len(paused) == 63
     assert all(0 <= pause <= 0.1 for pause in paused)
 
@@ -330,10 +330,10 @@ async def test_a_conflict_that_another_try_cannot_change_is_raised_at_once(tasks
 
     async def attempt() -> None:
         tried.append(1)
-        raise Conflict(Key("task", "p", ""), None, None, reason)
+        raise Conflict(Key("job", "p", ""), None, None, reason)
 
     with pytest.raises(Conflict):
-        await tasks.again(attempt, Key("task", "p", ""))
+        await tasks.again(attempt, Key("job", "p", ""))
     assert tried == [1]
 
 
@@ -476,11 +476,11 @@ async def test_a_count_goes_over_many_pages(tasks: Store):
 async def test_a_page_is_a_sequence_that_names_what_is_corrupt(tasks: Store):
     await fill(tasks, 3)
     raw = tasks.connection.raw
-    await raw.commit([Batch("p", (Put("task", "00001", b"junk", {"due": ("main", 1)}),), tasks.ids())])
+    await raw.commit([Batch("p", (Put("job", "00001", b"junk", {"due": ("main", 1)}),), tasks.ids())])
     page = await tasks.scan(Task, index="due", prefix=("main",), limit=2)
     assert isinstance(page, Page)
     assert (len(page), page[0].n, [task.n for task in page]) == (1, 0, [0])
-    assert [error.key for error in page.corrupt] == [Key("task", "p", "00001")]
+    assert [error.key for error in page.corrupt] == [Key("job", "p", "00001")]
     assert repr(page) == "Page(1 items, cursor=...)"
     last = await tasks.scan(Task, index="due", prefix=("main",), limit=2, after=page.cursor)
     assert [task.n for task in last] == [2]
@@ -523,7 +523,7 @@ async def test_an_engine_without_filters_answers_every_question_alike(database: 
 
 
 async def test_no_index_that_is_building_is_read(tasks: Store):
-    tasks.connection.not_ready = frozenset({("task", "due")})
+    tasks.connection.not_ready = frozenset({("job", "due")})
     with pytest.raises(IndexNotReady, match="reindex"):
         await tasks.scan(Task, index="due", prefix=("main",))
     with pytest.raises(IndexNotReady):

@@ -1,7 +1,7 @@
 """Records: a frozen Struct declared with where it lives, how it is found, and what filters may ask of it.
 
-    @record("task", partition="id", indexes={"due": ("queue", "run_us")}, facets=("status", "metadata.*"))
-    class Task(Struct, frozen=True, kw_only=True):
+    @record("job", partition="id", indexes={"due": ("queue", "run_us")}, facets=("status", "metadata.*"))
+    class Job(Struct, frozen=True, kw_only=True):
         id: str
         queue: str
         run_us: int | None = None
