@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -651,6 +652,24 @@ async def test_an_id_that_is_given_again_is_another_person(store: Store):
     assert await owned(store, "sms", "1") is None
 
 
+async def test_of_many_who_give_a_deleted_id_again_one_does(database: Database, monkeypatch: pytest.MonkeyPatch):
+    stores = [await database.open() for _ in range(3)]
+    for number in range(6):
+        id = str(number)
+        await stores[0].identities.create(id, external_ids={"crm": id})
+        with monkeypatch.context() as patched:
+            Breaking(stores[0], 1, written=False, monkeypatch=patched)
+            with pytest.raises(Unavailable):
+                await stores[0].identities.delete(id)
+        done = await asyncio.gather(
+            *[stores[n % 3].identities.create(id, external_ids={"crm": f"{n}"}) for n in range(9)],
+            return_exceptions=True,
+        )
+        (made,) = [one for one in done if isinstance(one, Identity)]
+        assert await stores[0].identities.get(id) == made
+        assert len([key for key in await left(stores[0], "external_id") if key.partition == id]) == 1
+
+
 async def test_a_deletion_that_breaks_off_is_over_and_is_finished_later(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ):
@@ -1220,3 +1239,93 @@ def test_the_sync_twin():
         store.identities.attach(jane.id, "c")
         assert [text_of(event.content) for event in store.identities.history(jane.id)] == ["hi"]
         assert [one.id for one in store.identities.list()] == [jane.id]
+
+
+# --- everything at once ----------------------------------------------------------------------------------------------
+
+
+class Unreliable:
+    """A store some of whose commits fail: before they are written, or with their answer lost."""
+
+    def __init__(self, store: Store, chance: Random, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("commit", "commit_all"):
+            monkeypatch.setattr(store, name, self._wrap(getattr(store, name), chance))
+
+    def _wrap(self, commit: Callable[..., Awaitable[Any]], chance: Random) -> Callable[..., Awaitable[Any]]:
+        async def unreliable(*args: Any, **options: Any) -> Any:
+            drawn = chance.random()
+            if drawn < 0.03:
+                raise Unavailable("cut", retryable=False)
+            answer = await commit(*args, **options)
+            if drawn > 0.97:
+                raise Unavailable("cut", retryable=False)
+            return answer
+
+        return unreliable
+
+
+async def any_of(store: Store, chance: Random) -> None:
+    """One call of any kind, on one of six people and eight addresses."""
+    of = store.identities
+    one, other = chance.sample("012345", 2)
+    at = ("sms", str(chance.randrange(8)))
+    match chance.randrange(10):
+        case 0:
+            await of.create(one, external_ids={"crm": one})
+        case 1:
+            await of.resolve(*at)
+        case 2 | 3 | 4:
+            await of.link(one, *at)
+        case 5:
+            await of.unlink(one, *at)
+        case 6:
+            await of.merge(one, into=other)
+        case 7:
+            await of.attach(one, chance.choice("cd"))
+        case 8:
+            await of.update(one, metadata={other: other})
+        case _:
+            await (of.delete(one) if chance.random() < 0.4 else of.addresses(one).page())
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_done_and_breaks_off_at_once_the_people_are_whole(
+    database: Database, monkeypatch: pytest.MonkeyPatch, seed: int
+):
+    healthy, chance = await database.open(), Random(seed)
+    stores = [await database.open() for _ in range(3)]
+    for id in "cd":
+        await healthy.conversations.create(id)
+
+    async def try_it(store: Store, own: Random) -> None:
+        try:
+            await any_of(store, own)
+        except (Conflict, NotFound, Unavailable):
+            return
+
+    for _ in range(8):
+        with monkeypatch.context() as patched:
+            for store in stores:
+                Unreliable(store, Random(chance.random()), patched)
+            await asyncio.gather(*[try_it(stores[n % 3], Random(chance.random())) for n in range(25)])
+        await are_whole(healthy)
+    await healthy.identities.finish()
+    await are_whole(healthy)
+    for id in await people(healthy):
+        await healthy.identities.delete(id)
+    await healthy.identities.finish()
+    assert [await owned(healthy, "sms", str(number)) for number in range(8)] == [None] * 8
+    assert await left(healthy, "contact", "external_id", "membership") == []
+
+
+async def are_whole(store: Store) -> None:
+    """Each address is in the list of the person who has it, and in no other list."""
+    holders = {number: await owned(store, "sms", str(number)) for number in range(8)}
+    lists: dict[tuple[str, str], str] = {}
+    for id in await people(store):
+        person = await store.identities.get(id)
+        if person is not None and person.id == id:
+            for spot in await spots(store, id):
+                assert spot not in lists
+                lists[spot] = id
+    assert lists == {("sms", str(number)): id for number, id in holders.items() if id is not None}

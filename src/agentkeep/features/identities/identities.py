@@ -76,18 +76,14 @@ class Identities:
 
         async def attempt() -> Identity | Conflict:
             (found,) = await read(self._store, identity.id)
-            if found is None:
-                await bear(self._store, identity)
-            elif not found.value.deleted:
+            while found is not None and found.value.deleted and found.value.pending is not None:
+                await deletion.clean(self._store, found.value.reference)
+                (found,) = await read(self._store, identity.id)
+            if found is not None and not found.value.deleted:
                 hint = "Use get() for the person who has it."
                 return Conflict(key_of(identity.id), "absent", found.rev, operation="create", hint=hint)
-            else:
-                if found.value.pending is not None:
-                    await deletion.clean(self._store, found.value.reference)
-                    (found,) = await read(self._store, identity.id)
-                rev = "absent" if found is None else found.rev
-                ops = [put(identity, rev), *external_ops({}, identity)]
-                await self._store.commit(keys.partition(identity.id), ops)
+            ops = [put(identity, "absent" if found is None else found.rev), *external_ops({}, identity)]
+            await self._store.commit(keys.partition(identity.id), ops)
             return identity
 
         answer = await self._store.again(attempt, key_of(identity.id))
