@@ -80,7 +80,8 @@ class Conflict(StoreError):
     """An expectation did not hold; nothing was written.
 
     `reason` is what was compared: "rev" (a row), "after" (the head of a log), "sealed" (a deleted log),
-    "once" (an idempotency key used before for something else). `expect` and `found` are the two sides.
+    "once" (an idempotency key used before for something else), "lease" (who holds it). `expect` and `found` are the
+    two sides.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Conflict(StoreError):
         key: Key,
         expect: str | int | None,
         found: str | int | None,
-        reason: Literal["rev", "after", "sealed", "once"] = "rev",
+        reason: Literal["rev", "after", "sealed", "once", "lease"] = "rev",
         *,
         engine: str = "",
         operation: str = "commit",
@@ -99,6 +100,7 @@ class Conflict(StoreError):
             "after": f"expected the log to end at {expect!r}, it ends at {found!r}",
             "sealed": "the log was deleted or never opened",
             "once": "the idempotency key was used before with other content",
+            "lease": f"the lease is not free or was lost: expected {expect!r}, found {found!r}",
         }[reason]
         super().__init__(text, engine=engine, operation=operation, key=key, hint=hint)
         self.expect = expect

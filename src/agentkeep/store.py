@@ -26,6 +26,7 @@ from .waist import Batch, Delete, Engine, Expect, Op, Receipt, Row, Scalar, Scan
 
 if TYPE_CHECKING:
     from .features.conversations import Conversations
+    from .features.locks import Locks
 
 T = TypeVar("T")
 
@@ -171,6 +172,13 @@ class Store:
         from .features.conversations import Conversations
 
         return Conversations(self)
+
+    @cached_property
+    def locks(self) -> Locks:
+        """Locks on any name, across processes: one holder at a time, fenced."""
+        from .features.locks import Locks
+
+        return Locks(self)
 
     # --- commit ---
 
