@@ -185,7 +185,7 @@ class Lease:
                 continue
             left = (found.until_us - now_us) / SECOND
             if self._wait is not None and waited >= self._wait:
-                hint = f"{found.hold.holder!r} holds it for another {left:.3g} seconds at most: pass wait=."
+                hint = f"{str(found.hold.holder)[:64]!r} holds it for another {left:.3g} seconds at most: pass wait=."
                 raise Conflict(self._key, "free", f"fence {found.hold.fence}", "lease", operation="acquire", hint=hint)
             step = min(pause, left) if self._wait is None else min(pause, left, self._wait - waited)
             await self._store.sleep(step)
