@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -531,3 +532,78 @@ async def test_large_metadata_of_a_participant_is_kept_or_refused(talk: Conversa
         await talk.participants.join("eve", metadata={"x": float("inf")})
     assert await talk.participants.get("eve") is None
     assert await talk.length() == 1
+
+
+# --- the shelf of open conversations ---------------------------------------------------------------------------------
+
+
+async def shelved(store: Store, channel: str) -> list[str]:
+    """The conversations that the index of open ones names, whether they are open or not."""
+    page = await store.scan(Binding, index="open_by_channel", prefix=(channel, "open"))
+    return [one.conversation for one in page]
+
+
+async def test_what_is_closed_is_off_the_index_and_comes_back(store: Store, database: Database):
+    for id in "abc":
+        talk = await store.conversations.create(id, close_after_s=10)
+        await talk.bindings.add("shared", "sms", participant="bob")
+        await talk.bindings.add(f"ws-{id}", "ws", configuration="x" * 300_000)
+    a, b = await opened(store, "a"), await opened(store, "b")
+    await a.close()
+    assert await shelved(store, "shared") == ["b", "c"]
+    database.clock.move(11)
+    await b.append("here")
+    assert (await store.conversations.sweep_timers()).closed == ["c"]
+    assert await shelved(store, "shared") == ["b"]
+    assert await bound(store, "shared", status="closed") == ["a", "c"]
+    await a.bindings.update("shared", muted=True, configuration="y" * 300_000)
+    assert await shelved(store, "shared") == ["b"]
+    await b.pause()
+    assert await bound(store, "shared", status=["open", "paused"]) == ["b"]
+    await a.reopen()
+    assert await shelved(store, "shared") == ["a", "b"]
+    found = await store.conversations.find_latest("bob", "sms", status="open")
+    assert found is not None
+    assert (found.conversation.id, found.binding.muted, len(found.binding.configuration)) == ("a", True, 300_000)
+    for talk in (a, b):
+        await talk.delete()
+    assert await store.blobs.orphans(store.clock() + 1, 100) == []
+
+
+async def test_a_conversation_with_many_bindings_is_found_as_it_is(store: Store):
+    talk = await store.conversations.create("a")
+    for number in range(45):
+        await talk.bindings.add(f"c{number}", "ws", configuration="x" * 30_000)
+    for times in range(2):
+        await talk.close()
+        assert await bound(store, "c1", status="open") == []
+        assert await bound(store, "c1", status="closed") == ["a"]
+        await talk.reopen()
+        assert await bound(store, "c1", status="open") == ["a"]
+        for number in range(10 * (1 - times)):
+            await talk.bindings.remove(f"c{number + 10}")
+    await talk.close()
+    assert await shelved(store, "c1") == []
+    await talk.reopen()
+    assert await bound(store, "c1", status="open") == ["a"]
+
+
+async def test_an_open_conversation_is_found_whatever_met(database: Database):
+    stores = [await database.open() for _ in range(3)]
+    talks = [await stores[0].conversations.create("a"), *[await opened(one, "a") for one in stores[1:]]]
+    await talks[0].bindings.add("sms", "sms", configuration=0)
+
+    async def turning(talk: Conversation) -> None:
+        for _ in range(8):
+            for turn in (talk.close, talk.reopen):
+                with suppress(Conflict):
+                    await turn()
+
+    async def changing(talk: Conversation) -> None:
+        for number in range(8):
+            await talk.bindings.update("sms", configuration=number)
+
+    await asyncio.gather(turning(talks[0]), turning(talks[1]), changing(talks[2]))
+    with suppress(Conflict):
+        await talks[0].reopen()
+    assert await bound(stores[0], "sms", status="open") == ["a"]

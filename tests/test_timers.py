@@ -11,12 +11,13 @@ import pytest
 
 from agentkeep import Conflict, Conversation, ConversationRecord, Invalid, Store, Text, Unavailable
 from agentkeep.features.conversations.beginnings import activity_of
+from agentkeep.features.conversations.belongings import place
 from agentkeep.features.conversations.records import Activity, Event
 from agentkeep.features.conversations.timers import TURNS, due_s, status_at
 from agentkeep.ids import SECOND
 from agentkeep.keys import partition
 from agentkeep.records import record_of
-from agentkeep.waist import Batch, Trim
+from agentkeep.waist import Batch, Put, Trim
 from engines import Database, Meeting
 
 RECORD, ACTIVITY, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(Event)
@@ -322,3 +323,23 @@ async def test_one_that_fails_keeps_no_other_from_its_turn(database: Database, m
         await store.conversations.sweep_timers()
     monkeypatch.undo()
     assert len((await store.conversations.sweep_timers()).closed) == 1
+
+
+async def test_one_that_does_not_decode_is_named_and_left(store: Store, database: Database):
+    ids = await made(store, database, 3, close_after_s=5)
+    database.clock.move(1_000)
+    await store.commit(ids[1], [Put("conversation", "", b"damaged")])
+    swept = await store.conversations.sweep_timers()
+    assert swept.closed == [ids[0], ids[2]]
+    assert [error.key.partition for error in swept.corrupt if error.key is not None] == [ids[1]]
+
+
+async def test_a_binding_that_does_not_decode_keeps_no_conversation_open(store: Store, database: Database):
+    talk = await store.conversations.create("a", close_after_s=5)
+    await talk.bindings.add("sms", "sms")
+    damaged = Put("binding", place(talk.record.life, "sms"), b"damaged", facets={"shelf": "open"})
+    await store.commit("a", [damaged])
+    database.clock.move(1_000)
+    assert (await store.conversations.sweep_timers()).closed == ["a"]
+    await talk.reopen()
+    await talk.close()

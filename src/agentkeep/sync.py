@@ -390,7 +390,7 @@ class Conversations:
         """The conversations that a channel is bound to, the oldest first; `participant`: bound for that one alone.
 
         `status` is one or several that they may have. A page has `limit` of them unless there are no more, so two tell
-        a caller that more than one fits. It reads an index and looks at as many bindings as it takes.
+        a caller that more than one fits. It reads an index; one of its own where closed ones are not asked for.
         """
         return SyncListing(
             self._inner.find_by_channel(channel, participant=participant, status=status, limit=limit, after=after),

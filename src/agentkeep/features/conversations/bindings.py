@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, Protocol, get_args
 
@@ -10,9 +11,11 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from ... import keys
-from ...errors import Invalid, Key, NotFound
+from ...codec import is_moved
+from ...errors import Corrupt, Invalid, Key, NotFound
 from ...ids import to_datetime
 from ...pages import Listing, Page
+from ...predicates import parse
 from ...records import record, record_of
 from ...store import Store
 from ...waist import Delete, Op, Receipt, Row, Scan
@@ -25,6 +28,12 @@ Access = Literal["read_write", "read_only", "write_only", "none"]
 
 ACCESSES = get_args(Access)
 
+OPEN = "open"
+"""The shelf of bindings among which an open conversation is looked for."""
+
+SHELVED = 40
+"""Bindings that go into the batch which closes or opens a conversation."""
+
 
 @record(
     "binding",
@@ -34,13 +43,18 @@ ACCESSES = get_args(Access)
         "by_channel": ("channel_tag", "created_us"),
         "by_member": ("channel_tag", "participant_tag", "created_us"),
         "by_type": ("participant_tag", "type_tag", "created_us"),
+        "open_by_channel": ("channel_tag", "shelf", "created_us"),
+        "open_by_member": ("channel_tag", "participant_tag", "shelf", "created_us"),
+        "open_by_type": ("participant_tag", "type_tag", "shelf", "created_us"),
     },
+    facets=("shelf",),
 )
 class Binding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A channel of a conversation. Times are microseconds since 1970; `created_us` is that of the conversation.
 
     `configuration` and `capabilities` are any JSON. `access` is what the channel may do, `visibility` who sees what
-    comes from it, in words of the caller's; `participant` is who is reached by it.
+    comes from it, in words of the caller's; `participant` is who is reached by it. One without a shelf is of a closed
+    conversation; one with a shelf need not be of an open one.
     """
 
     conversation: str
@@ -60,6 +74,7 @@ class Binding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     channel_tag: str = ""
     type_tag: str = ""
     participant_tag: str | None = None
+    shelf: str | None = OPEN
 
     @property
     def bound_at(self) -> datetime:
@@ -225,8 +240,38 @@ class Bindings:
         return NotFound("the channel is not bound", key=self._key(channel), operation=operation)
 
 
+async def shelve(store: Store, record: ConversationRecord) -> tuple[Sequence[Op], Sequence[Row]]:
+    """The puts that take the bindings of a closed conversation off the shelf, or put those of an opened one back.
+
+    They go into the batch that closes or opens it, with the rows they replace. Of a conversation with more bindings,
+    and of one whose document lies elsewhere, they stay on the shelf: who looks there looks at the conversation too.
+    So what is off the shelf fits one batch, and an open conversation has all its bindings on it.
+    """
+    closed = record.status == "closed"
+    lo, hi = places(record.life)
+    where = parse({"shelf": {"exists": closed}})
+    scan = Scan(BINDING.spec.name, None, (keys.partition(record.id),), lo, hi, limit=SHELVED + 1, where=where)
+    page = await store.scan_rows(scan)
+    if len(page) > SHELVED:
+        return (), ()
+    puts: list[Op] = []
+    rows: list[Row] = []
+    for row in page:
+        if not (closed and is_moved(row.doc)):
+            with suppress(Corrupt):  # it is found by nobody, and keeps no conversation from being closed
+                puts.append(await _shelved(store, row, None if closed else OPEN))
+                rows.append(row)
+    return puts, rows
+
+
+async def _shelved(store: Store, row: Row, shelf: str | None) -> Op:
+    whole = await store.whole(row)
+    binding = msgspec.structs.replace(BINDING.decode(whole), shelf=shelf)
+    return BINDING.put(binding, row.rev, keep=BINDING.unknown(whole), sort=row.key.sort)
+
+
 def _same(new: Binding, old: Binding) -> Binding:
-    fixed = ("conversation", "life", "channel", "channel_type", "bound_us", "created_us")
+    fixed = ("conversation", "life", "channel", "channel_type", "bound_us", "created_us", "shelf")
     for name in fixed:
         if getattr(new, name) != getattr(old, name):
             raise Invalid(f"{name} of a binding does not change", operation="update", hint="Remove it and add another.")

@@ -17,7 +17,7 @@ from ...records import Record, record_of
 from ...store import Store
 from ...waist import Row, Scan
 from .arguments import text
-from .bindings import BINDING, Binding
+from .bindings import BINDING, OPEN, Binding
 from .participants import PARTICIPANT, Participant
 from .records import Activity, Status
 from .tags import tag
@@ -75,13 +75,20 @@ def by_channel(
     index = "by_channel"
     if participant is not None:
         index, prefix = "by_member", (*prefix, tag(text(participant, "a participant's id")))
-    return _bound(store, Scan(BINDING.spec.name, index, prefix, limit=limit), asked, after)
+    return _bound(store, _open(Scan(BINDING.spec.name, index, prefix, limit=limit), asked), asked, after)
 
 
 def by_type(store: Store, participant: str, channel_type: str, asked: Sequence[Status]) -> Listing[Bound]:
     """See `Conversations.find_latest`."""
     prefix = tag(text(participant, "a participant's id")), tag(text(channel_type, "channel_type"))
-    return _bound(store, Scan(BINDING.spec.name, "by_type", prefix, reverse=True, limit=1), asked, None)
+    return _bound(store, _open(Scan(BINDING.spec.name, "by_type", prefix, reverse=True, limit=1), asked), asked, None)
+
+
+def _open(scan: Scan, asked: Sequence[Status]) -> Scan:
+    """The scan of what may be open alone, where nothing else is asked for."""
+    if "closed" in asked:
+        return scan
+    return msgspec.structs.replace(scan, index=f"open_{scan.index}", prefix=(*scan.prefix, OPEN))
 
 
 def _bound(store: Store, scan: Scan, asked: Sequence[Status], after: str | None) -> Listing[Bound]:

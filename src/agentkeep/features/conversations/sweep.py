@@ -14,6 +14,7 @@ from ...records import record_of
 from ...store import Store
 from ...waist import HEAD, Batch, Head, Row, Scan, Trim
 from .beginnings import activity_of, put_record
+from .bindings import shelve
 from .records import Activity, ConversationRecord, Event, Status
 from .timers import status_at
 
@@ -63,7 +64,7 @@ async def _turns(store: Store, activities: Sequence[Row], now_s: int, corrupt: l
     for activity in activities:
         record, log = next(found), next(found)
         try:
-            turn = None if record is None or log is None else _turn(store, activity, record, log, now_s)
+            turn = None if record is None or log is None else await _turn(store, activity, record, log, now_s)
         except Corrupt as error:
             corrupt.append(error)
         else:
@@ -71,7 +72,7 @@ async def _turns(store: Store, activities: Sequence[Row], now_s: int, corrupt: l
     return turns
 
 
-def _turn(store: Store, activity: Row, record: Row, log: Row, now_s: int) -> _Turn | None:
+async def _turn(store: Store, activity: Row, record: Row, log: Row, now_s: int) -> _Turn | None:
     """The batch that turns a conversation, if it still is as it was read: its record and its activity are checked.
 
     An open conversation whose log is sealed is a fork that is not complete: it has to be finished first.
@@ -81,10 +82,12 @@ def _turn(store: Store, activity: Row, record: Row, log: Row, now_s: int) -> _Tu
     if status == value.status or (value.status == "open" and msgspec.json.decode(log.doc, type=Head).sealed):
         return None
     new = msgspec.structs.replace(value, status=status, updated_us=store.clock())
+    shelf, _ = await shelve(store, new) if status == "closed" else ((), ())
     ops = (
         put_record(new, record.rev, RECORD.unknown(record)),
         ACTIVITY.put(activity_of(new, active_s), activity.rev),
         Trim(EVENT.spec.name, sealed=True),
+        *shelf,
     )
     return _Turn(value.id, status, Batch(record.key.partition, ops, store.ids()))
 
