@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from agentkeep.keys import partition
 from agentkeep.records import record_of
 from agentkeep.waist import Batch, Put, Trim
 from engines import Database, Meeting
+from transfers import dump_bytes, load_lines
 
 RECORD, ACTIVITY, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(Event)
 
@@ -343,3 +345,19 @@ async def test_a_binding_that_does_not_decode_keeps_no_conversation_open(store: 
     assert (await store.conversations.sweep_timers()).closed == ["a"]
     await talk.reopen()
     await talk.close()
+
+
+async def test_an_import_keeps_timers_and_what_is_paused(store: Store, database: Database, tmp_path: Path):
+    talk = await store.conversations.create("a", organization="acme", pause_after_s=5, close_after_s=50)
+    await talk.append("one")
+    await talk.pause()
+    written = await dump_bytes(store, tmp_path, "agentkeep")
+    async with Store.open("memory://", clock=database.clock) as there:
+        _, failures = await load_lines(there, tmp_path, "agentkeep", written)
+        assert failures == []
+        copy = await opened(there, "a")
+        assert (copy.record.status, copy.record.organization) == ("paused", "acme")
+        assert (await copy.append("two")).index == 2
+        assert await status(there, "a") == "open"
+        database.clock.move(51)
+        assert (await there.conversations.sweep_timers()).closed == ["a"]

@@ -240,7 +240,7 @@ class Bindings:
         return NotFound("the channel is not bound", key=self._key(channel), operation=operation)
 
 
-async def shelve(store: Store, record: ConversationRecord) -> tuple[Sequence[Op], Sequence[Row]]:
+async def reshelve(store: Store, record: ConversationRecord) -> tuple[Sequence[Op], Sequence[Row]]:
     """The puts that take the bindings of a closed conversation off the shelf, or put those of an opened one back.
 
     They go into the batch that closes or opens it, with the rows they replace. Of a conversation with more bindings,

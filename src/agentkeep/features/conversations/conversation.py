@@ -22,7 +22,7 @@ from ..locks import HOLDER, TERM, Held, Lease, LeaseRecord, Owner, Place
 from . import belongings
 from .arguments import mapping, text
 from .beginnings import PER_BATCH, activity_of, fork, head_of, put_record
-from .bindings import Bindings, shelve
+from .bindings import Bindings, reshelve
 from .content import TYPES, Content, Handoff, ToolCall, ToolResult, as_content
 from .participants import Participants
 from .records import Activity, ConversationRecord, Event, State, Status
@@ -602,7 +602,7 @@ class Conversation:
             new = msgspec.structs.replace(new, updated_us=self._store.clock())
             puts = [put_record(new, row.rev, RECORD.unknown(whole)), await self._copy(new, opened)]
             crossed = (old.status == "closed") != (new.status == "closed")
-            shelf, replaced = await shelve(self._store, new) if crossed else ((), ())
+            shelf, replaced = await reshelve(self._store, new) if crossed else ((), ())
             receipt = await self._store.commit(self._partition, [*puts, *ops, *shelf], replaced=[row, *replaced])
             self._record, self._rev = new, receipt.id
             return new

@@ -14,7 +14,7 @@ from ...records import record_of
 from ...store import Store
 from ...waist import HEAD, Batch, Head, Row, Scan, Trim
 from .beginnings import activity_of, put_record
-from .bindings import shelve
+from .bindings import reshelve
 from .records import Activity, ConversationRecord, Event, Status
 from .timers import status_at
 
@@ -82,7 +82,7 @@ async def _turn(store: Store, activity: Row, record: Row, log: Row, now_s: int) 
     if status == value.status or (value.status == "open" and msgspec.json.decode(log.doc, type=Head).sealed):
         return None
     new = msgspec.structs.replace(value, status=status, updated_us=store.clock())
-    shelf, _ = await shelve(store, new) if status == "closed" else ((), ())
+    shelf, _ = await reshelve(store, new) if status == "closed" else ((), ())
     ops = (
         put_record(new, record.rev, RECORD.unknown(record)),
         ACTIVITY.put(activity_of(new, active_s), activity.rev),
