@@ -15,16 +15,31 @@ from typing import Any
 import msgspec
 import pytest
 
+from agentkeep import Bindings as AsyncBindings
 from agentkeep import Closed, Conflict, Event, Invalid, NotFound, Page, Text, ToolCall, record
 from agentkeep import Conversation as AsyncConversation
 from agentkeep import Conversations as AsyncConversations
 from agentkeep import Identities as AsyncIdentities
+from agentkeep import Lease as AsyncLease
+from agentkeep import Locks as AsyncLocks
 from agentkeep import Observations as AsyncObservations
+from agentkeep import Participants as AsyncParticipants
 from agentkeep import Store as AsyncStore
 from agentkeep import Tasks as AsyncTasks
 from agentkeep.bridge import Bridge
 from agentkeep.engines.memory import Memory
-from agentkeep.sync import Conversation, Conversations, Identities, Observations, Store, Tasks
+from agentkeep.sync import (
+    Bindings,
+    Conversation,
+    Conversations,
+    Identities,
+    Lease,
+    Locks,
+    Observations,
+    Participants,
+    Store,
+    Tasks,
+)
 from agentkeep.waist import Put
 from engines import Database
 
@@ -79,6 +94,10 @@ def test_the_file_is_what_the_generator_makes():
         (Identities, AsyncIdentities),
         (Observations, AsyncObservations),
         (Tasks, AsyncTasks),
+        (Participants, AsyncParticipants),
+        (Bindings, AsyncBindings),
+        (Locks, AsyncLocks),
+        (Lease, AsyncLease),
     ],
 )
 def test_every_public_method_has_its_twin_with_the_same_arguments(twin: type, source: type):
@@ -133,6 +152,42 @@ def test_a_conversation_from_beginning_to_end(store: Store):
     store.conversations.delete("f")
     with pytest.raises(NotFound):
         store.conversations.delete("f")
+
+
+def test_a_room_from_beginning_to_end(store: Store, database: Database):
+    talk = store.conversations.create("c", organization="o", pause_after_s=10)
+    assert talk.participants.join("bob", role="member").joined_index == 1
+    assert talk.participants.update("bob", role="owner").role == "owner"
+    assert [one.id for one in talk.participants.list()] == ["bob"]
+    assert [one.role for one in talk.participants.present_at(1)] == ["member"]
+    assert [one.role for one in talk.participants.between(0, 9).page()] == ["member", "owner"]
+    assert talk.bindings.add("sms", "sms", participant="bob").channel == "sms"
+    assert talk.bindings.update("sms", muted=True).muted
+    assert [one.conversation.id for one in store.conversations.list_by_participant("bob")] == ["c"]
+    assert [one.binding.muted for one in store.conversations.find_by_channel("sms")] == [True]
+    assert store.conversations.find_latest("bob", "fax") is None
+    with talk.lease("a", seconds=5) as lease:
+        assert isinstance(lease, Lease)
+        talk.set_state(phase="x", lease=lease)
+        talk.append("y", lease=lease)
+        with pytest.raises(Conflict):
+            talk.lease("b").acquire()
+        lease.renew()
+    database.clock.move(60)
+    assert store.conversations.sweep_timers().paused == ["c"]
+    late = talk.lease("c", seconds=5).__enter__()
+    database.clock.move(5)
+    assert talk.lease("d").acquire() == 3
+    for call in (late.renew, late.release, lambda: talk.append("z", lease=late), lambda: late.__exit__(None)):
+        with pytest.raises(Conflict):
+            call()
+    late.__exit__(ValueError)
+    with store.locks.hold("l", holder="me") as lock:
+        assert (lock.fence, store.locks.holder("l")) == (1, "me")
+    assert store.locks.holder("l") is None
+    talk.participants.leave("bob")
+    assert talk.refresh().status == "open"
+    talk.bindings.remove("sms")
 
 
 def test_lists_page_and_iterate(store: Store):

@@ -9,6 +9,7 @@ the twin classes is wrapped. Names, arguments and docstrings are those of the as
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,10 @@ CLASSES = {
     "Identities": ("features/identities/identities.py", "features.identities.identities"),
     "Observations": ("features/observations/observations.py", "features.observations.observations"),
     "Tasks": ("features/tasks/tasks.py", "features.tasks.tasks"),
+    "Participants": ("features/conversations/participants.py", "features.conversations.participants"),
+    "Bindings": ("features/conversations/bindings.py", "features.conversations.bindings"),
+    "Locks": ("features/locks.py", "features.locks"),
+    "Lease": ("features/locks.py", "features.locks"),
 }
 LEFT_OUT = {
     *("again", "blobs", "connection", "decode", "engine", "get_stored", "scan_rows", "sleep", "whole"),
@@ -99,6 +104,21 @@ STORE = '''
 '''
 
 
+BLOCK = """
+    def __enter__(self) -> {name}:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        try:
+            self.release()
+        except Conflict:
+            if kind is None:
+                raise
+"""
+"""What the twin of a class has that is acquired and released."""
+
+
 def main() -> int:
     """Write the file, or compare it."""
     text = formatted(generate())
@@ -121,21 +141,18 @@ def generate() -> str:
         body = twin(found, module.rsplit(".", 1)[-1])
         bodies.append(body)
         for source, names in imported(tree, path).items():
-            used = {n for n in names if n in body and n not in CLASSES and n not in {"Listing"}}
+            used = {n for n in names if re.search(rf"\b{n}\b", body) and n not in CLASSES and n not in {"Listing"}}
             if used:
                 imports.setdefault(source, set()).update(used)
     lines = [f"from {source} import {', '.join(sorted(names))}" for source, names in sorted(imports.items())]
+    modules = sorted({module.rpartition(".")[::2] for _, module in CLASSES.values()})
     known = [
         "from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence",
         "from typing import Any, TypeVar",
         "from . import schema, urls",
-        "from . import store as _store",
         "from .bridge import Bridge, SyncListing",
-        "from .features.conversations import conversation as _conversation",
-        "from .features.conversations import conversations as _conversations",
-        "from .features.identities import identities as _identities",
-        "from .features.observations import observations as _observations",
-        "from .features.tasks import tasks as _tasks",
+        *(f"from .{package} import {module} as _{module}" for package, module in modules),
+        "from .errors import Conflict",
         "from .ids import Clock, system_clock",
         "from .waist import Engine",
     ]
@@ -159,9 +176,12 @@ def imported(tree: ast.Module, path: str) -> dict[str, set[str]]:
             source = "." + ".".join([*base, *((node.module or "").split(".") if node.module else [])])
         if node.module is not None:
             found.setdefault(source, set()).update(alias.name for alias in node.names)
+    own = found.setdefault("." + path.removesuffix(".py").replace("/", "."), set())
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name not in CLASSES and node.name == "New":
-            found.setdefault("." + path.removesuffix(".py").replace("/", "."), set()).add(node.name)
+        if isinstance(node, ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Assign):
+            own.update(one.id for one in node.targets if isinstance(one, ast.Name) and one.id != "T")
     return found
 
 
@@ -174,6 +194,8 @@ def twin(source: ast.ClassDef, module: str) -> str:
         text += STORE
     else:
         text += "\n    def __repr__(self) -> str:\n        return repr(self._inner)\n"
+    if any(isinstance(node, ast.AsyncFunctionDef) and node.name == "acquire" for node in source.body):
+        text += BLOCK.format(name=source.name)
     for node in source.body:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.name.startswith("_"):
             continue

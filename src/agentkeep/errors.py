@@ -81,7 +81,7 @@ class Conflict(StoreError):
 
     `reason` is what was compared: "rev" (a row), "after" (the head of a log), "sealed" (a deleted log),
     "once" (an idempotency key used before for something else), "fence" (a claim that is no longer held), "status"
-    (what a feature's row is). `expect` and `found` are the two sides.
+    (what a feature's row is), "lease" (who holds it). `expect` and `found` are the two sides.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Conflict(StoreError):
         key: Key,
         expect: str | int | None,
         found: str | int | None,
-        reason: Literal["rev", "after", "sealed", "once", "fence", "status"] = "rev",
+        reason: Literal["rev", "after", "sealed", "once", "fence", "status", "lease"] = "rev",
         *,
         engine: str = "",
         operation: str = "commit",
@@ -102,6 +102,7 @@ class Conflict(StoreError):
             "once": "the idempotency key was used before with other content",
             "fence": f"the claim with fence {expect} is not held any more, the fence is {found}",
             "status": f"expected the status {expect}, it is {found}",
+            "lease": f"the lease is not free or was lost: expected {expect!r}, found {found!r}",
         }[reason]
         super().__init__(text, engine=engine, operation=operation, key=key, hint=hint)
         self.expect = expect

@@ -27,6 +27,7 @@ from .waist import Batch, Delete, Engine, Expect, Op, Receipt, Row, Scalar, Scan
 if TYPE_CHECKING:
     from .features.conversations import Conversations
     from .features.identities import Identities
+    from .features.locks import Locks
     from .features.observations import Observations
     from .features.tasks import Tasks
 
@@ -195,6 +196,13 @@ class Store:
         from .features.tasks import Tasks
 
         return Tasks(self)
+
+    @cached_property
+    def locks(self) -> Locks:
+        """Locks on any name, across processes: one holder at a time, fenced."""
+        from .features.locks import Locks
+
+        return Locks(self)
 
     # --- commit ---
 

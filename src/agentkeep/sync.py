@@ -14,15 +14,23 @@ from msgspec import UNSET, UnsetType
 from . import schema, urls
 from . import store as _store
 from .bridge import Bridge, SyncListing
-from .errors import Key, StoreError
+from .errors import Conflict, Key, StoreError
+from .features import locks as _locks
+from .features.conversations import bindings as _bindings
 from .features.conversations import conversation as _conversation
 from .features.conversations import conversations as _conversations
+from .features.conversations import participants as _participants
+from .features.conversations.bindings import Access, Binding
 from .features.conversations.content import Content
 from .features.conversations.conversation import New
+from .features.conversations.finding import Bound, Membership
+from .features.conversations.participants import Participant, Stay
 from .features.conversations.records import Activity, ConversationRecord, Event, State, Status
+from .features.conversations.sweep import Sweep
 from .features.conversations.window import CONTEXT_TYPES, Context, Tokens, estimate
 from .features.identities import identities as _identities
 from .features.identities.records import Address, Candidate, Identity
+from .features.locks import Held
 from .features.observations import observations as _observations
 from .features.observations.records import Observation
 from .features.tasks import tasks as _tasks
@@ -31,7 +39,7 @@ from .ids import DAY, Clock, Ids, system_clock
 from .pages import Page
 from .predicates import Where
 from .records import Stored
-from .waist import Batch, Engine, Expect, Op, Receipt, Row, Scalar
+from .waist import Batch, Check, Engine, Expect, Op, Receipt, Row, Scalar
 
 T = TypeVar("T")
 
@@ -143,6 +151,12 @@ class Store:
         """Tasks: work that many workers share, each claimed by one."""
         found = self._inner.tasks
         return Tasks(found, self._bridge)
+
+    @property
+    def locks(self) -> Locks:
+        """Locks on any name, across processes: one holder at a time, fenced."""
+        found = self._inner.locks
+        return Locks(found, self._bridge)
 
     def commit(
         self,
@@ -273,26 +287,58 @@ class Conversations:
         self,
         id: str | None = None,
         *,
+        organization: str | None = None,
         user: str | None = None,
         agent: str | None = None,
         title: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        pause_after_s: int | None = None,
+        close_after_s: int | None = None,
     ) -> Conversation:
-        """A new conversation; without an id it gets one. Raises Conflict where the id is taken."""
-        found = self._bridge.run(self._inner.create(id, user=user, agent=agent, title=title, metadata=metadata))
+        """A new conversation; without an id it gets one. Raises Conflict where the id is taken.
+
+        After `pause_after_s` seconds without an event it is due to be paused, after `close_after_s` to be closed:
+        `sweep_timers` does it.
+        """
+        found = self._bridge.run(
+            self._inner.create(
+                id,
+                organization=organization,
+                user=user,
+                agent=agent,
+                title=title,
+                metadata=metadata,
+                pause_after_s=pause_after_s,
+                close_after_s=close_after_s,
+            )
+        )
         return Conversation(found, self._bridge)
 
     def ensure(
         self,
         id: str,
         *,
+        organization: str | None = None,
         user: str | None = None,
         agent: str | None = None,
         title: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        pause_after_s: int | None = None,
+        close_after_s: int | None = None,
     ) -> Conversation:
         """The conversation with this id: the one that is there, as it is, or a new one. Many may call it at once."""
-        found = self._bridge.run(self._inner.ensure(id, user=user, agent=agent, title=title, metadata=metadata))
+        found = self._bridge.run(
+            self._inner.ensure(
+                id,
+                organization=organization,
+                user=user,
+                agent=agent,
+                title=title,
+                metadata=metadata,
+                pause_after_s=pause_after_s,
+                close_after_s=close_after_s,
+            )
+        )
         return Conversation(found, self._bridge)
 
     def get(self, id: str) -> Conversation | None:
@@ -303,6 +349,7 @@ class Conversations:
     def list(
         self,
         *,
+        organization: str | None = None,
         user: str | None = None,
         agent: str | None = None,
         status: Status | None = None,
@@ -313,13 +360,20 @@ class Conversations:
     ) -> SyncListing[Activity]:
         """Conversations, the most recent first (exact to a second). Await it for a page, iterate it for all.
 
-        It reads the index of the first of user, agent and status that is given, and filters by the others;
-        `metadata` maps names, dotted for nested ones, to values or operators. `budget` bounds the rows one page
+        It reads the index of the first of user, agent, organization and status that is given, and filters by the
+        others; `metadata` maps names, dotted for nested ones, to values or operators. `budget` bounds the rows one page
         looks at.
         """
         return SyncListing(
             self._inner.list(
-                user=user, agent=agent, status=status, metadata=metadata, limit=limit, after=after, budget=budget
+                organization=organization,
+                user=user,
+                agent=agent,
+                status=status,
+                metadata=metadata,
+                limit=limit,
+                after=after,
+                budget=budget,
             ),
             self._bridge,
         )
@@ -327,7 +381,7 @@ class Conversations:
     def find(
         self, where: Where, *, limit: int = 50, after: str | None = None, budget: int = 10000
     ) -> SyncListing[Activity]:
-        """Conversations whose user, agent, status or metadata.* pass a filter, in order of their ids.
+        """Conversations whose organization, user, agent, status or metadata.* pass a filter, in order of their ids.
 
         Engines that index facets (`capabilities.facet_index`) go to them directly, the others look through at
         most `budget` conversations for a page.
@@ -337,6 +391,51 @@ class Conversations:
     def delete(self, id: str) -> None:
         """Delete a conversation with all that is its. Raises NotFound where there is none."""
         return self._bridge.run(self._inner.delete(id))
+
+    def list_by_participant(
+        self, participant: str, *, present: bool = True, limit: int = 50, after: str | None = None
+    ) -> SyncListing[Membership]:
+        """The conversations that somebody is in, the most recently joined first; with `present=False` also those left.
+
+        It reads an index. A page may be short and go on.
+        """
+        return SyncListing(
+            self._inner.list_by_participant(participant, present=present, limit=limit, after=after), self._bridge
+        )
+
+    def find_by_channel(
+        self,
+        channel: str,
+        *,
+        participant: str | None = None,
+        status: Status | Sequence[Status] | None = None,
+        limit: int = 2,
+        after: str | None = None,
+    ) -> SyncListing[Bound]:
+        """The conversations that a channel is bound to, the oldest first; `participant`: bound for that one alone.
+
+        `status` is one or several that they may have. A page has `limit` of them unless there are no more, so two tell
+        a caller that more than one fits. It reads an index; one of its own where closed ones are not asked for.
+        """
+        return SyncListing(
+            self._inner.find_by_channel(channel, participant=participant, status=status, limit=limit, after=after),
+            self._bridge,
+        )
+
+    def find_latest(
+        self, participant: str, channel_type: str, *, status: Status | Sequence[Status] | None = ("open", "paused")
+    ) -> Bound | None:
+        """The newest conversation with a binding of this participant and channel type that is not closed, or None."""
+        return self._bridge.run(self._inner.find_latest(participant, channel_type, status=status))
+
+    def sweep_timers(self, *, limit: int = 10000) -> Sweep:
+        """Pause and close the conversations whose timers are due, the longest due first, at most `limit` of them.
+
+        It reads an index and passes none over. Many may sweep at once: each conversation is turned by one of them,
+        and one that was active meanwhile by none. A paused one opens again with its next event. Raises StoreError
+        where one cannot be turned; what was turned stays so, and the next sweep goes on.
+        """
+        return self._bridge.run(self._inner.sweep_timers(limit=limit))
 
 
 class Conversation:
@@ -362,6 +461,27 @@ class Conversation:
         """The record as it was last read: user, agent, title, status, metadata, origin, times."""
         return self._inner.record
 
+    @property
+    def participants(self) -> Participants:
+        """Who is in it and who was, with the index of the event from which and up to which."""
+        found = self._inner.participants
+        return Participants(found, self._bridge)
+
+    @property
+    def bindings(self) -> Bindings:
+        """The channels that are bound to it, each with its own configuration."""
+        found = self._inner.bindings
+        return Bindings(found, self._bridge)
+
+    def lease(self, holder: str, seconds: float = 30.0, *, wait: float | None = 0, renew: bool = True) -> Lease:
+        """The lease of the conversation, for one active agent at a time: `async with talk.lease("billing") as lease`.
+
+        Raises Conflict where another holds it for longer than `wait` seconds (None: however long), NotFound. Pass the
+        lease to `append`, `handoff` and `set_state`: they then write only while it is held.
+        """
+        found = self._inner.lease(holder, seconds, wait=wait, renew=renew)
+        return Lease(found, self._bridge)
+
     def append(
         self,
         content: Any,
@@ -377,13 +497,15 @@ class Conversation:
         metadata: dict[str, Any] | None = None,
         key: str | None = None,
         after: int | None = None,
+        lease: Held | None = None,
     ) -> Event:
         """Append one event and give it back with its index.
 
         `content` is text, a content of `agentkeep`, a list of parts, or any JSON. `key` makes the append
         idempotent: a second one with it gives the first event's index, and raises Conflict if it says something
-        else. `after` is the index the conversation must end at, else Conflict. Raises Invalid where the conversation
-        is closed or the content cannot be kept, NotFound where it was deleted, TooLarge.
+        else. `after` is the index the conversation must end at, else Conflict; `lease` must be held, else Conflict.
+        Raises Invalid where the conversation is closed or the content cannot be kept, NotFound where it was deleted,
+        TooLarge. A paused conversation is open again first.
         """
         return self._bridge.run(
             self._inner.append(
@@ -399,6 +521,7 @@ class Conversation:
                 metadata=metadata,
                 key=key,
                 after=after,
+                lease=lease,
             )
         )
 
@@ -408,13 +531,14 @@ class Conversation:
         *,
         key: str | None = None,
         after: int | None = None,
+        lease: Held | None = None,
     ) -> list[Event]:
         """Append up to 45 events as one: all are there or none, and their indexes follow each other.
 
-        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key` and `after` are as
-        in `append`.
+        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key`, `after` and `lease`
+        are as in `append`.
         """
-        return self._bridge.run(self._inner.append_many(events, key=key, after=after))
+        return self._bridge.run(self._inner.append_many(events, key=key, after=after, lease=lease))
 
     def history(
         self,
@@ -488,13 +612,16 @@ class Conversation:
         phase: str | UnsetType | None = UNSET,
         data: Mapping[str, Any] | None = None,
         change: Callable[[State], State] | None = None,
+        lease: Held | None = None,
     ) -> State:
         """Change the state by compare-and-set: concurrent changes are all kept.
 
         `data` is merged into the free data, a value of None removing its name. `change` makes a new state of the
-        old one, and may be called several times.
+        old one, and may be called several times. `lease` must be held, else Conflict.
         """
-        return self._bridge.run(self._inner.set_state(active_agent=active_agent, phase=phase, data=data, change=change))
+        return self._bridge.run(
+            self._inner.set_state(active_agent=active_agent, phase=phase, data=data, change=change, lease=lease)
+        )
 
     def handoff(
         self,
@@ -504,12 +631,15 @@ class Conversation:
         phase: str | None = None,
         metadata: dict[str, Any] | None = None,
         key: str | None = None,
+        lease: Held | None = None,
     ) -> Event:
         """Pass the conversation to another agent: the state and the event that says so are one write.
 
-        `key` makes it idempotent, as in `append`.
+        `key` makes it idempotent, and `lease` must be held, as in `append`.
         """
-        return self._bridge.run(self._inner.handoff(to, reason=reason, phase=phase, metadata=metadata, key=key))
+        return self._bridge.run(
+            self._inner.handoff(to, reason=reason, phase=phase, metadata=metadata, key=key, lease=lease)
+        )
 
     def refresh(self) -> ConversationRecord:
         """Read the record again. Raises NotFound where the conversation was deleted."""
@@ -518,20 +648,41 @@ class Conversation:
     def update(
         self,
         *,
+        organization: str | UnsetType | None = UNSET,
         user: str | UnsetType | None = UNSET,
         agent: str | UnsetType | None = UNSET,
         title: str | UnsetType | None = UNSET,
         metadata: Mapping[str, Any] | None = None,
+        pause_after_s: int | UnsetType | None = UNSET,
+        close_after_s: int | UnsetType | None = UNSET,
     ) -> ConversationRecord:
-        """Change the record by compare-and-set; `metadata` is merged, a value of None removing its name."""
-        return self._bridge.run(self._inner.update(user=user, agent=agent, title=title, metadata=metadata))
+        """Change the record by compare-and-set; `metadata` is merged, a value of None removing its name.
+
+        Timers count from the last activity, so one that is already due is done by the next sweep.
+        """
+        return self._bridge.run(
+            self._inner.update(
+                organization=organization,
+                user=user,
+                agent=agent,
+                title=title,
+                metadata=metadata,
+                pause_after_s=pause_after_s,
+                close_after_s=close_after_s,
+            )
+        )
 
     def close(self) -> ConversationRecord:
         """Close it: appends are refused from now on, reads stay. Raises Conflict where it is closed already."""
         return self._bridge.run(self._inner.close())
 
+    def pause(self) -> ConversationRecord:
+        """Pause it: the next append opens it again. Raises Conflict where it is not open, Invalid for a fork that is
+        not complete."""
+        return self._bridge.run(self._inner.pause())
+
     def reopen(self) -> ConversationRecord:
-        """Open it again. Raises Conflict where it is open."""
+        """Open it again, which counts as activity. Raises Conflict where it is open."""
         return self._bridge.run(self._inner.reopen())
 
     def delete(self) -> None:
@@ -1120,3 +1271,271 @@ class Tasks:
     def settle(self, *, limit: int = 100) -> int:
         """Go on with steps on other tasks that broke off; gives how many tasks had one. `claim` does it by itself."""
         return self._bridge.run(self._inner.settle(limit=limit))
+
+
+class Participants:
+    """The participants of one conversation: `talk.participants`."""
+
+    def __init__(self, inner: _participants.Participants, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def join(
+        self,
+        id: str,
+        *,
+        role: str | None = None,
+        display_name: str | None = None,
+        identity: str | None = None,
+        channel: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Participant:
+        """Let somebody in, from an event of its own on. Who is in already is given back as it is.
+
+        `identity` names the person behind it, `channel` how it takes part. Raises Invalid where the conversation is
+        closed, NotFound where it was deleted.
+        """
+        return self._bridge.run(
+            self._inner.join(
+                id, role=role, display_name=display_name, identity=identity, channel=channel, metadata=metadata
+            )
+        )
+
+    def leave(self, id: str) -> Participant:
+        """Let somebody out, from an event of its own on. Raises NotFound for who is not in, Invalid, as `join`."""
+        return self._bridge.run(self._inner.leave(id))
+
+    def update(
+        self,
+        id: str,
+        *,
+        role: str | UnsetType | None = UNSET,
+        display_name: str | UnsetType | None = UNSET,
+        identity: str | UnsetType | None = UNSET,
+        channel: str | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Participant:
+        """Change somebody who is in, by compare-and-set; `metadata` is merged, a value of None removing its name.
+
+        Another role, identity or channel begins another stay, with an event of its own. Raises NotFound for who is
+        not in.
+        """
+        return self._bridge.run(
+            self._inner.update(
+                id, role=role, display_name=display_name, identity=identity, channel=channel, metadata=metadata
+            )
+        )
+
+    def get(self, id: str) -> Participant | None:
+        """Somebody who is in the conversation or was, or None."""
+        return self._bridge.run(self._inner.get(id))
+
+    def list(self, *, present: bool = True, limit: int = 100, after: str | None = None) -> SyncListing[Participant]:
+        """Who is in the conversation, in order of their ids; with `present=False` also who was."""
+        return SyncListing(self._inner.list(present=present, limit=limit, after=after), self._bridge)
+
+    def present_at(self, index: int, *, limit: int = 100, after: str | None = None) -> SyncListing[Stay]:
+        """Who was there when an event was appended, in which role: in the order in which they joined."""
+        return SyncListing(self._inner.present_at(index, limit=limit, after=after), self._bridge)
+
+    def between(
+        self, first: int, last: int, *, participant: str | None = None, limit: int = 100, after: str | None = None
+    ) -> SyncListing[Stay]:
+        """Who was there for any of the events from `first` to `last`, in order; `participant`: that one alone.
+
+        Who changed roles, or left and came back, has several stays.
+        """
+        return SyncListing(
+            self._inner.between(first, last, participant=participant, limit=limit, after=after), self._bridge
+        )
+
+
+class Bindings:
+    """The bindings of one conversation: `talk.bindings`."""
+
+    def __init__(self, inner: _bindings.Bindings, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def add(
+        self,
+        channel: str,
+        channel_type: str,
+        *,
+        configuration: Any = None,
+        capabilities: Any = None,
+        muted: bool = False,
+        access: Access = "read_write",
+        visibility: str | None = None,
+        participant: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Binding:
+        """Bind a channel. Raises Conflict where it is bound already, Invalid where the conversation is closed."""
+        return self._bridge.run(
+            self._inner.add(
+                channel,
+                channel_type,
+                configuration=configuration,
+                capabilities=capabilities,
+                muted=muted,
+                access=access,
+                visibility=visibility,
+                participant=participant,
+                metadata=metadata,
+            )
+        )
+
+    def get(self, channel: str) -> Binding | None:
+        """The binding of a channel, or None."""
+        return self._bridge.run(self._inner.get(channel))
+
+    def list(self, *, limit: int = 100, after: str | None = None) -> SyncListing[Binding]:
+        """All bindings, in order of their channels."""
+        return SyncListing(self._inner.list(limit=limit, after=after), self._bridge)
+
+    def update(
+        self,
+        channel: str,
+        *,
+        configuration: Any = UNSET,
+        capabilities: Any = UNSET,
+        muted: bool | UnsetType = UNSET,
+        access: Access | UnsetType = UNSET,
+        visibility: str | UnsetType | None = UNSET,
+        participant: str | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | None = None,
+        change: Callable[[Binding], Binding] | None = None,
+    ) -> Binding:
+        """Change a binding by compare-and-set: concurrent changes are all kept. Raises NotFound.
+
+        What is given replaces what is there; `metadata` is merged, a value of None removing its name. `change` makes
+        a new binding of the old one, with the same channel and type, and may be called several times.
+        """
+        return self._bridge.run(
+            self._inner.update(
+                channel,
+                configuration=configuration,
+                capabilities=capabilities,
+                muted=muted,
+                access=access,
+                visibility=visibility,
+                participant=participant,
+                metadata=metadata,
+                change=change,
+            )
+        )
+
+    def remove(self, channel: str) -> None:
+        """Unbind a channel. Raises NotFound where it is not bound."""
+        return self._bridge.run(self._inner.remove(channel))
+
+
+class Locks:
+    """Locks on any name, across processes: one holder at a time."""
+
+    def __init__(self, inner: _locks.Locks, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def hold(
+        self,
+        name: str,
+        seconds: float = 30.0,
+        *,
+        holder: str | None = None,
+        wait: float | None = None,
+        renew: bool = True,
+    ) -> Lease:
+        """A lock on a name, taken by `async with`: it waits until the lock is free, at most `wait` seconds.
+
+        A holder that dies is succeeded `seconds` after its last renewal. `fence` grows with each holder: pass it to
+        what you protect, which refuses a smaller one than it has seen. Raises Conflict where the wait is over, Invalid.
+        """
+        found = self._inner.hold(name, seconds, holder=holder, wait=wait, renew=renew)
+        return Lease(found, self._bridge)
+
+    def holder(self, name: str) -> str | None:
+        """Who holds a lock now, None where nobody does."""
+        return self._bridge.run(self._inner.holder(name))
+
+
+class Lease:
+    """A lease that is taken by `async with`, or by `acquire()` and given back by `release()`.
+
+    `async with` renews it in the background, each third of its time, until the block ends; `renew=False` leaves that
+    to `renew()`, as the sync API always does. A lease that was lost (its time ended, and another holder took it) is
+    refused everywhere: `renew`, `release` and every batch with `check()` raise Conflict. So does the end of the block,
+    unless an error ends it. A lease is used by one task at a time, and may be acquired again after its release."""
+
+    def __init__(self, inner: _locks.Lease, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        try:
+            self.release()
+        except Conflict:
+            if kind is None:
+                raise
+
+    @property
+    def fence(self) -> int:
+        """The number of this holding: each holder of the lease gets a greater one. 0 before it is taken."""
+        return self._inner.fence
+
+    @property
+    def holder(self) -> str:
+        """Who holds it, as given: for people to read. What counts is the fence."""
+        return self._inner.holder
+
+    @property
+    def partition(self) -> str:
+        """The partition in which a batch may carry `check()`."""
+        return self._inner.partition
+
+    @property
+    def until_us(self) -> int:
+        """The time, in microseconds since 1970, from which others may take it over."""
+        return self._inner.until_us
+
+    def acquire(self) -> int:
+        """Take the lease: its fence. Raises Conflict where another holds it for longer than `wait` seconds.
+
+        A call that is cancelled holds nothing: what it had begun is settled and given back.
+        """
+        return self._bridge.run(self._inner.acquire())
+
+    def renew(self) -> int:
+        """Hold it for its seconds from now: the time until then. Raises Conflict where it was lost."""
+        return self._bridge.run(self._inner.renew())
+
+    def release(self) -> None:
+        """Give it back at once. Raises Conflict where it was lost."""
+        return self._bridge.run(self._inner.release())
+
+    def check(self) -> Check:
+        """The operation that lets a batch on `partition` pass only while this lease is held.
+
+        Raises Invalid where it was never taken, or given back.
+        """
+        return self._inner.check()
+
+    def lost(self, error: Conflict, operation: str) -> Conflict:
+        """The conflict of a batch with `check()`, said as what it is where it was the lease that failed."""
+        return self._inner.lost(error, operation)

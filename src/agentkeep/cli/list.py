@@ -19,7 +19,7 @@ WIDE = 100
 @url_argument
 @click.option("--user", metavar="NAME", help="Only those of a user.")
 @click.option("--agent", metavar="NAME", help="Only those of an agent.")
-@click.option("--status", type=click.Choice(["open", "closed"]), help="Only open or closed ones.")
+@click.option("--status", type=click.Choice(["open", "paused", "closed"]), help="Only those of this status.")
 @click.option("--metadata", metavar="NAME=VALUE", multiple=True, help="Only those with this metadata; repeatable.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
 @click.option("--after", metavar="CURSOR", help="Go on behind a page: the cursor it ended with.")
@@ -30,7 +30,7 @@ async def list_(
     url: str,
     user: str | None,
     agent: str | None,
-    status: Literal["open", "closed"] | None,
+    status: Literal["open", "paused", "closed"] | None,
     metadata: tuple[str, ...],
     limit: int,
     after: str | None,

@@ -2,6 +2,9 @@
 
 from .conversations import (
     Activity,
+    Binding,
+    Bindings,
+    Bound,
     Context,
     Conversation,
     ConversationRecord,
@@ -10,21 +13,30 @@ from .conversations import (
     Event,
     Handoff,
     Media,
+    Membership,
     New,
+    Participant,
+    Participants,
     Parts,
     State,
     StateChange,
+    Stay,
+    Sweep,
     Text,
     ToolCall,
     ToolResult,
 )
 from .identities import Address, Candidate, Identities, Identity
+from .locks import Lease, Locks
 from .observations import Observation, Observations
 from .tasks import Task, TaskChange, Tasks
 
 __all__ = [
     "Activity",
     "Address",
+    "Binding",
+    "Bindings",
+    "Bound",
     "Candidate",
     "Context",
     "Conversation",
@@ -35,13 +47,20 @@ __all__ = [
     "Handoff",
     "Identities",
     "Identity",
+    "Lease",
+    "Locks",
     "Media",
+    "Membership",
     "New",
     "Observation",
     "Observations",
+    "Participant",
+    "Participants",
     "Parts",
     "State",
     "StateChange",
+    "Stay",
+    "Sweep",
     "Task",
     "TaskChange",
     "Tasks",

@@ -1,5 +1,6 @@
 """Conversations: events in order, state, handoffs, context windows, forks, live tails."""
 
+from .bindings import Binding, Bindings
 from .content import (
     Content,
     Data,
@@ -15,11 +16,17 @@ from .content import (
 )
 from .conversation import Conversation, New
 from .conversations import Conversations
+from .finding import Bound, Membership
+from .participants import Participant, Participants, Stay
 from .records import Activity, ConversationRecord, Event, Origin, State
+from .sweep import Sweep
 from .window import Context, estimate, window
 
 __all__ = [
     "Activity",
+    "Binding",
+    "Bindings",
+    "Bound",
     "Content",
     "Context",
     "Conversation",
@@ -29,11 +36,16 @@ __all__ = [
     "Event",
     "Handoff",
     "Media",
+    "Membership",
     "New",
     "Origin",
+    "Participant",
+    "Participants",
     "Parts",
     "State",
     "StateChange",
+    "Stay",
+    "Sweep",
     "Text",
     "ToolCall",
     "ToolResult",

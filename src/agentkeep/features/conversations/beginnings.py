@@ -17,6 +17,7 @@ from ...store import Store
 from ...waist import HEAD, Batch, Check, Expect, Head, Op, Put, Row, Scan, Trim
 from .content import Handoff
 from .records import Activity, ConversationRecord, Event, Origin, State
+from .timers import due_s
 
 RECORD, ACTIVITY, STATE, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(State), record_of(Event)
 
@@ -25,9 +26,10 @@ PER_BATCH = 45
 
 
 def activity_of(record: ConversationRecord, second: int) -> Activity:
-    """The copy of a record that lists read, with the second of its last event."""
+    """The copy of a record that lists read, with the second of its last event and that of its next timer."""
     return Activity(
         id=record.id,
+        organization=record.organization,
         user=record.user,
         agent=record.agent,
         title=record.title,
@@ -37,7 +39,10 @@ def activity_of(record: ConversationRecord, second: int) -> Activity:
         created_us=record.created_us,
         updated_us=record.updated_us,
         life=record.life,
+        pause_after_s=record.pause_after_s,
+        close_after_s=record.close_after_s,
         active_s=second,
+        due_s=due_s(record, second),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -17,10 +18,15 @@ from ...predicates import Where, evaluate, parse
 from ...records import record_of
 from ...store import Store, digest_of
 from ...waist import Check, Delete, Op, Put, Receipt, Row, Scan, Trim
+from ..locks import HOLDER, TERM, Held, Lease, LeaseRecord, Owner, Place
 from . import belongings
+from .arguments import mapping, text
 from .beginnings import PER_BATCH, activity_of, fork, head_of, put_record
+from .bindings import Bindings, reshelve
 from .content import TYPES, Content, Handoff, ToolCall, ToolResult, as_content
+from .participants import Participants
 from .records import Activity, ConversationRecord, Event, State, Status
+from .timers import TURNS, checked_timers
 from .window import CONTEXT_TYPES, Context, Tokens, estimate, is_settled, window
 
 RECORD, ACTIVITY, STATE, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(State), record_of(Event)
@@ -75,6 +81,29 @@ class Conversation:
         """The record as it was last read: user, agent, title, status, metadata, origin, times."""
         return self._record
 
+    # --- the room ---
+
+    @cached_property
+    def participants(self) -> Participants:
+        """Who is in it and who was, with the index of the event from which and up to which."""
+        return Participants(self._store, self, self._write)
+
+    @cached_property
+    def bindings(self) -> Bindings:
+        """The channels that are bound to it, each with its own configuration."""
+        return Bindings(self._store, self, self._commit)
+
+    def lease(self, holder: str, seconds: float = 30.0, *, wait: float | None = 0, renew: bool = True) -> Lease:
+        """The lease of the conversation, for one active agent at a time: `async with talk.lease("billing") as lease`.
+
+        Raises Conflict where another holds it for longer than `wait` seconds (None: however long), NotFound. Pass the
+        lease to `append`, `handoff` and `set_state`: they then write only while it is held.
+        """
+        life = self._record.life
+        ends = belongings.place(life, HOLDER), belongings.place(life, TERM)
+        place = Place(record_of(LeaseRecord), self.id, self._partition, *ends)
+        return Lease(self._store, place, holder, seconds, wait, renew, Owner(self._current, self.refresh))
+
     # --- writing events ---
 
     async def append(
@@ -92,16 +121,18 @@ class Conversation:
         metadata: dict[str, Any] | None = None,
         key: str | None = None,
         after: int | None = None,
+        lease: Held | None = None,
     ) -> Event:
         """Append one event and give it back with its index.
 
         `content` is text, a content of `agentkeep`, a list of parts, or any JSON. `key` makes the append
         idempotent: a second one with it gives the first event's index, and raises Conflict if it says something
-        else. `after` is the index the conversation must end at, else Conflict. Raises Invalid where the conversation
-        is closed or the content cannot be kept, NotFound where it was deleted, TooLarge.
+        else. `after` is the index the conversation must end at, else Conflict; `lease` must be held, else Conflict.
+        Raises Invalid where the conversation is closed or the content cannot be kept, NotFound where it was deleted,
+        TooLarge. A paused conversation is open again first.
         """
         new = (content, type, sender, role, agent, channel, run, correlation, parent, metadata)
-        (event,) = await self._append((new,), key, after)
+        (event,) = await self._append((new,), key, after, lease)
         return event
 
     async def append_many(
@@ -110,24 +141,27 @@ class Conversation:
         *,
         key: str | None = None,
         after: int | None = None,
+        lease: Held | None = None,
     ) -> list[Event]:
         """Append up to 45 events as one: all are there or none, and their indexes follow each other.
 
-        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key` and `after` are as
-        in `append`.
+        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key`, `after` and `lease`
+        are as in `append`.
         """
         if not 1 <= len(events) <= MAX_APPEND:
             raise Invalid(f"append_many takes 1 to {MAX_APPEND} events, not {len(events)}", operation="append_many")
-        return await self._append([_new(event) for event in events], key, after)
+        return await self._append([_new(event) for event in events], key, after, lease)
 
-    async def _append(self, news: Sequence[tuple[Any, ...]], key: str | None, after: int | None) -> list[Event]:
+    async def _append(
+        self, news: Sequence[tuple[Any, ...]], key: str | None, after: int | None, lease: Held | None
+    ) -> list[Event]:
         now = self._store.clock()
         events = [self._event(new, key, now) for new in news]
         appends: list[Op] = [
             EVENT.append(event, after=None if n else after, expect="exists") for n, event in enumerate(events)
         ]
         digest = None if key is None else digest_of([_said(event) for event in events])
-        receipt = await self._write(appends, key=key, digest=digest)
+        receipt = await self._write(appends, key=key, digest=digest, lease=lease)
         return await self._appended(events, receipt)
 
     async def _appended(self, events: Sequence[Event], receipt: Receipt) -> list[Event]:
@@ -171,6 +205,7 @@ class Conversation:
         digest: bytes | None = None,
         replaced: Row | None = None,
         guarded: bool = False,
+        lease: Held | None = None,
     ) -> Receipt:
         """Commit ops with appends as one batch, with the recency where its second changed.
 
@@ -178,6 +213,7 @@ class Conversation:
         record is read again. So does all that is `guarded`, and what follows a deletion by this process.
         """
         once = self._once(key)
+        ops = [*ops, *self._held(lease)]
         while True:
             second, epoch = self._store.clock() // 1_000_000, self._store.connection.epoch
             recency: list[Op] = [self._current()] if guarded else []
@@ -190,14 +226,33 @@ class Conversation:
             except Conflict as error:
                 if error.reason == "sealed":
                     await self._refuse_sealed()
-                elif error.key is not None and error.key.kind == RECORD.spec.name:
-                    await self.refresh()
                 else:
-                    raise
+                    await self._look_again(error, lease)
             else:
                 if not receipt.replayed:
                     self._active_s, self._epoch = second, epoch
                 return receipt
+
+    async def _commit(self, ops: Sequence[Op], replaced: Sequence[Row] = (), lease: Held | None = None) -> Receipt:
+        """Commit ops without appends while the conversation is there."""
+        ops = [*ops, *self._held(lease)]
+        while True:
+            try:
+                return await self._store.commit(self._partition, [*ops, self._current()], replaced=replaced)
+            except Conflict as error:
+                await self._look_again(error, lease)
+
+    async def _look_again(self, error: Conflict, lease: Held | None) -> None:
+        """Read the record again where it was that which had changed. Raises the conflict where it was not."""
+        if error.key is not None and error.key.kind == RECORD.spec.name:
+            await self.refresh()
+        else:
+            raise error if lease is None else lease.lost(error, "commit")
+
+    def _held(self, lease: Held | None) -> list[Check]:
+        if lease is not None and lease.partition != self._partition:
+            raise Invalid(f"{lease!r} is not a lease of this conversation", key=self._key, operation="lease")
+        return [] if lease is None else [lease.check()]
 
     def _once(self, key: str | None) -> str | None:
         """A key as engines get it: they remember it with the partition, so the life stands before it."""
@@ -213,6 +268,10 @@ class Conversation:
         if record.status == "closed":
             hint = "Use reopen() to go on."
             raise Invalid("the conversation is closed", key=self._key, operation="append", hint=hint)
+        if record.status == "paused":
+            with suppress(Conflict):
+                await self._turn("open")
+            return
         if head.sealed:
             hint = f"Finish it: call fork(id={self.id!r}) on {record.origin.conversation!r}." if record.origin else ""
             raise Invalid("the conversation is not complete yet", key=self._key, operation="append", hint=hint)
@@ -378,11 +437,12 @@ class Conversation:
         phase: str | UnsetType | None = UNSET,
         data: Mapping[str, Any] | None = None,
         change: Callable[[State], State] | None = None,
+        lease: Held | None = None,
     ) -> State:
         """Change the state by compare-and-set: concurrent changes are all kept.
 
         `data` is merged into the free data, a value of None removing its name. `change` makes a new state of the
-        old one, and may be called several times.
+        old one, and may be called several times. `lease` must be held, else Conflict.
         """
 
         more = None if data is None else mapping(data, "data")
@@ -399,15 +459,7 @@ class Conversation:
             return state if change is None else change(state)
 
         async def write(old: State, put: Put, replaced: Row | None) -> None:
-            while True:
-                try:
-                    await self._store.commit(self._partition, [put, self._current()], replaced=_rows(replaced))
-                except Conflict as error:
-                    if error.key is None or error.key.kind != RECORD.spec.name:
-                        raise
-                    await self.refresh()
-                else:
-                    return
+            await self._commit([put], _rows(replaced), lease)
 
         return await self._change_state(merge, write)
 
@@ -419,10 +471,11 @@ class Conversation:
         phase: str | None = None,
         metadata: dict[str, Any] | None = None,
         key: str | None = None,
+        lease: Held | None = None,
     ) -> Event:
         """Pass the conversation to another agent: the state and the event that says so are one write.
 
-        `key` makes it idempotent, as in `append`.
+        `key` makes it idempotent, and `lease` must be held, as in `append`.
         """
         made: list[Event] = []
         digest = None if key is None else digest_of(["handoff", to, reason, phase, metadata])
@@ -440,7 +493,7 @@ class Conversation:
             new = (Handoff(to, old.active_agent, reason), None, None, None, old.active_agent, *(None,) * 4, metadata)
             event = self._event(new, key, self._store.clock())
             ops = [EVENT.append(event, expect="exists"), put]
-            receipt = await self._write(ops, key=key, digest=digest, replaced=replaced, guarded=True)
+            receipt = await self._write(ops, key=key, digest=digest, replaced=replaced, guarded=True, lease=lease)
             made[:] = await self._appended([event], receipt)
 
         await self._change_state(change, write)
@@ -479,19 +532,26 @@ class Conversation:
     async def update(
         self,
         *,
+        organization: str | UnsetType | None = UNSET,
         user: str | UnsetType | None = UNSET,
         agent: str | UnsetType | None = UNSET,
         title: str | UnsetType | None = UNSET,
         metadata: Mapping[str, Any] | None = None,
+        pause_after_s: int | UnsetType | None = UNSET,
+        close_after_s: int | UnsetType | None = UNSET,
     ) -> ConversationRecord:
-        """Change the record by compare-and-set; `metadata` is merged, a value of None removing its name."""
-        given = {"user": user, "agent": agent, "title": title}
+        """Change the record by compare-and-set; `metadata` is merged, a value of None removing its name.
+
+        Timers count from the last activity, so one that is already due is done by the next sweep.
+        """
+        given = {"organization": organization, "user": user, "agent": agent, "title": title}
+        given |= {"pause_after_s": pause_after_s, "close_after_s": close_after_s}
         more = mapping(metadata, "metadata")
 
         def change(old: ConversationRecord) -> ConversationRecord:
             merged = {k: v for k, v in {**old.metadata, **more}.items() if v is not None}
             known = {name: value for name, value in given.items() if value is not UNSET}
-            return msgspec.structs.replace(old, metadata=merged, **known)
+            return checked_timers(msgspec.structs.replace(old, metadata=merged, **known))
 
         return await self._change(change, [])
 
@@ -499,20 +559,28 @@ class Conversation:
         """Close it: appends are refused from now on, reads stay. Raises Conflict where it is closed already."""
         return await self._turn("closed")
 
+    async def pause(self) -> ConversationRecord:
+        """Pause it: the next append opens it again. Raises Conflict where it is not open, Invalid for a fork that is
+        not complete."""
+        if (await self.refresh()).status == "open" and (await head_of(self._store, self._partition)).sealed:
+            await self._refuse_sealed()
+        return await self._turn("paused")
+
     async def reopen(self) -> ConversationRecord:
-        """Open it again. Raises Conflict where it is open."""
+        """Open it again, which counts as activity. Raises Conflict where it is open."""
         return await self._turn("open")
 
     async def _turn(self, status: Status) -> ConversationRecord:
-        turned: list[bool] = []
+        found: list[Status] = []
 
         def change(old: ConversationRecord) -> ConversationRecord:
-            turned[:] = [old.status != status]
-            return msgspec.structs.replace(old, status=status)
+            found[:] = [old.status]
+            return msgspec.structs.replace(old, status=status) if status in TURNS[old.status] else old
 
-        record = await self._change(change, [Trim(EVENT.spec.name, sealed=status == "closed")])
-        if not turned[0]:
-            raise Conflict(self._key, f"not {status}", status, operation=status, hint=f"It is {status} already.")
+        record = await self._change(change, [Trim(EVENT.spec.name, sealed=status != "open")])
+        if status not in TURNS[found[0]]:
+            hint = f"It is {found[0]} already." if found[0] == status else "Use reopen() first."
+            raise Conflict(self._key, f"not {found[0]}", found[0], operation=status, hint=hint)
         return record
 
     async def _change(
@@ -530,19 +598,25 @@ class Conversation:
             if new == old:
                 self._record, self._rev = old, row.rev
                 return old
+            opened = new.status == "open" != old.status
             new = msgspec.structs.replace(new, updated_us=self._store.clock())
-            puts = [put_record(new, row.rev, RECORD.unknown(whole)), await self._copy(new)]
-            receipt = await self._store.commit(self._partition, [*puts, *ops], replaced=[row])
+            puts = [put_record(new, row.rev, RECORD.unknown(whole)), await self._copy(new, opened)]
+            crossed = (old.status == "closed") != (new.status == "closed")
+            shelf, replaced = await reshelve(self._store, new) if crossed else ((), ())
+            receipt = await self._store.commit(self._partition, [*puts, *ops, *shelf], replaced=[row, *replaced])
             self._record, self._rev = new, receipt.id
             return new
 
         return await self._store.again(attempt, self._key)
 
-    async def _copy(self, record: ConversationRecord) -> Put:
-        """The put that brings the activity in line with a record, unless an append changes it meanwhile."""
+    async def _copy(self, record: ConversationRecord, opened: bool) -> Put:
+        """The put that brings the activity in line with a record, unless an append changes it meanwhile.
+
+        Where it is opened again, that is activity, and its timers start anew.
+        """
         row = await self._store.get_row(Key(ACTIVITY.spec.name, self._partition, ""))
         second = record.updated_us // 1_000_000
-        if row is not None:
+        if row is not None and not opened:
             with suppress(Corrupt):  # it is a copy, and written anew
                 second = ACTIVITY.decode(row).active_s
         return ACTIVITY.put(activity_of(record, second), "absent" if row is None else row.rev)
@@ -611,20 +685,9 @@ def _rows(row: Row | None) -> list[Row]:
     return [] if row is None else [row]
 
 
-def mapping(value: object, name: str) -> dict[str, Any]:
-    """Free data that a caller passed, {} for None. Raises Invalid for what is no mapping."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise Invalid(f"{name} is a mapping of names to values, not {type(value).__name__}", operation="conversations")
-    return dict(cast("Mapping[str, Any]", value))
-
-
 def checked(id: object) -> str:
     """The id of a conversation. Raises Invalid for an empty one, and for what is no text."""
-    if not isinstance(id, str) or not id:
-        raise Invalid("a conversation id is a non-empty string", operation="conversations")
-    return id
+    return text(id, "a conversation id")
 
 
 def _new(event: object) -> tuple[Any, ...]:

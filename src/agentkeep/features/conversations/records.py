@@ -17,7 +17,7 @@ from ...ids import to_datetime
 from ...records import record
 from .content import Content
 
-Status = Literal["open", "closed"]
+Status = Literal["open", "paused", "closed"]
 
 
 class Origin(Struct, frozen=True):
@@ -33,10 +33,12 @@ class ConversationRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A conversation without its events. Times are microseconds since 1970, UTC.
 
     `life` tells it from others that had its id before and were deleted: idempotency keys belong to it. Conversations
-    that were made before there were lives have the empty one.
+    that were made before there were lives have the empty one. `pause_after_s` and `close_after_s` are seconds after the
+    last activity (see `timers`).
     """
 
     id: str
+    organization: str | None = None
     user: str | None = None
     agent: str | None = None
     title: str | None = None
@@ -46,6 +48,8 @@ class ConversationRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_us: int = 0
     updated_us: int = 0
     life: str = ""
+    pause_after_s: int | None = None
+    close_after_s: int | None = None
 
     @property
     def created_at(self) -> datetime:
@@ -61,15 +65,18 @@ class ConversationRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
         "by_user": ("user", "active_s"),
         "by_agent": ("agent", "active_s"),
         "by_status": ("status", "active_s"),
+        "by_organization": ("organization", "active_s"),
+        "by_due": ("shelf", "due_s"),
     },
-    facets=("user", "agent", "status", "metadata.*"),
+    facets=("organization", "user", "agent", "status", "metadata.*"),
     listed=True,
 )
 class Activity(ConversationRecord, frozen=True, kw_only=True, omit_defaults=True):
-    """What lists give: the conversation as it is, and the second of its last event."""
+    """What lists give: the conversation as it is, the second of its last event, and that of its next timer."""
 
     active_s: int = 0
     shelf: str = "all"
+    due_s: int | None = None
 
     @property
     def active_at(self) -> datetime:
