@@ -16,8 +16,8 @@ from .bridge import Bridge, SyncListing
 from .errors import Key, StoreError
 from .features.conversations import conversation as _conversation
 from .features.conversations import conversations as _conversations
+from .features.conversations.appending import New
 from .features.conversations.content import Content
-from .features.conversations.conversation import New
 from .features.conversations.records import Activity, ConversationRecord, Event, State, Status
 from .features.conversations.window import CONTEXT_TYPES, Context, Tokens, estimate
 from .ids import DAY, Clock, Ids, system_clock

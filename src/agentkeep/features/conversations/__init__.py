@@ -1,5 +1,6 @@
 """Conversations: events in order, state, handoffs, context windows, forks, live tails."""
 
+from .appending import New
 from .content import (
     Content,
     Data,
@@ -13,7 +14,7 @@ from .content import (
     as_content,
     text_of,
 )
-from .conversation import Conversation, New
+from .conversation import Conversation
 from .conversations import Conversations
 from .records import Activity, ConversationRecord, Event, Origin, State
 from .window import Context, estimate, window

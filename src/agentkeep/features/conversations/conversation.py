@@ -4,47 +4,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
-from ... import keys
-from ...codec import check
 from ...errors import Conflict, Corrupt, Invalid, Key, NotFound, StoreError
 from ...pages import Page
-from ...predicates import Where, evaluate, parse
+from ...predicates import Where
 from ...records import record_of
-from ...store import Store, digest_of
-from ...waist import Check, Delete, Op, Put, Receipt, Row, Scan, Trim
-from . import belongings
+from ...store import Store
+from ...waist import Check, Delete, Op, Put, Trim
+from . import belongings, reading
+from .appending import New, append, given_of
 from .beginnings import PER_BATCH, activity_of, fork, head_of, put_record
-from .content import TYPES, Content, Handoff, ToolCall, ToolResult, as_content
+from .content import Content, ToolCall, ToolResult
+from .handle import Handle
+from .reading import event_at, scan_of
 from .records import Activity, ConversationRecord, Event, State, Status
-from .window import CONTEXT_TYPES, Context, Tokens, estimate, is_settled, window
+from .state import hand_over, mapping, read_state, set_state
+from .window import CONTEXT_TYPES, Context, Tokens, estimate
 
 RECORD, ACTIVITY, STATE, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(State), record_of(Event)
 
-MAX_INDEX = 10**16 - 1
-"""The greatest index that a log can give."""
-
 MAX_APPEND = PER_BATCH
 """Events that one append_many takes."""
-
-
-class New(Struct, frozen=True, kw_only=True):
-    """An event to append: what `Conversation.append` takes, as a value."""
-
-    content: Any
-    type: str | None = None
-    sender: str | None = None
-    role: str | None = None
-    agent: str | None = None
-    channel: str | None = None
-    run: str | None = None
-    correlation: str | None = None
-    parent: int | None = None
-    metadata: dict[str, Any] | None = None
 
 
 class Conversation:
@@ -56,24 +40,20 @@ class Conversation:
 
     def __init__(self, store: Store, record: ConversationRecord, rev: str) -> None:
         self._store = store
-        self._record = record
-        self._rev = rev
-        self._partition = keys.partition(record.id)
-        self._active_s = 0
-        self._epoch = store.connection.epoch
+        self._handle = Handle(store, record, rev)
 
     def __repr__(self) -> str:
-        return f"Conversation({self.id!r}, {self._record.status})"
+        return f"Conversation({self.id!r}, {self.record.status})"
 
     @property
     def id(self) -> str:
         """Its id."""
-        return self._record.id
+        return self.record.id
 
     @property
     def record(self) -> ConversationRecord:
         """The record as it was last read: user, agent, title, status, metadata, origin, times."""
-        return self._record
+        return self._handle.record
 
     # --- writing events ---
 
@@ -101,7 +81,7 @@ class Conversation:
         is closed or the content cannot be kept, NotFound where it was deleted, TooLarge.
         """
         new = (content, type, sender, role, agent, channel, run, correlation, parent, metadata)
-        (event,) = await self._append((new,), key, after)
+        (event,) = await append(self._handle, (new,), key, after)
         return event
 
     async def append_many(
@@ -118,111 +98,7 @@ class Conversation:
         """
         if not 1 <= len(events) <= MAX_APPEND:
             raise Invalid(f"append_many takes 1 to {MAX_APPEND} events, not {len(events)}", operation="append_many")
-        return await self._append([_new(event) for event in events], key, after)
-
-    async def _append(self, news: Sequence[tuple[Any, ...]], key: str | None, after: int | None) -> list[Event]:
-        now = self._store.clock()
-        events = [self._event(new, key, now) for new in news]
-        appends: list[Op] = [
-            EVENT.append(event, after=None if n else after, expect="exists") for n, event in enumerate(events)
-        ]
-        digest = None if key is None else digest_of([_said(event) for event in events])
-        receipt = await self._write(appends, key=key, digest=digest)
-        return await self._appended(events, receipt)
-
-    async def _appended(self, events: Sequence[Event], receipt: Receipt) -> list[Event]:
-        """The events with the indexes that a receipt gives; as they were stored first, where it is a replay."""
-        seqs = [seq for seq in receipt.seqs if seq is not None]
-        for event, seq in zip(events, seqs, strict=True):
-            msgspec.structs.force_setattr(event, "index", seq)
-        if not receipt.replayed:
-            return list(events)
-        first: dict[int, Event] = {}
-        with suppress(StoreError):  # they are there: a read that fails makes no failure of it
-            for event in events:
-                if (stored := await self.get(event.index)) is not None:
-                    first[event.index] = stored
-        return [first.get(event.index, event) for event in events]
-
-    def _event(self, new: tuple[Any, ...], key: str | None, now: int) -> Event:
-        content, type, sender, role, agent, channel, run, correlation, parent, metadata = new
-        content = as_content(content)
-        return Event(
-            conversation=self._record.id,
-            type=type or TYPES[content.__class__],
-            content=content,
-            sender=sender,
-            role=role,
-            agent=agent,
-            channel=channel,
-            run=run,
-            correlation=correlation,
-            parent=parent,
-            key=key,
-            metadata={} if metadata is None else metadata,
-            created_us=now,
-        )
-
-    async def _write(
-        self,
-        ops: Sequence[Op],
-        *,
-        key: str | None = None,
-        digest: bytes | None = None,
-        replaced: Row | None = None,
-        guarded: bool = False,
-    ) -> Receipt:
-        """Commit ops with appends as one batch, with the recency where its second changed.
-
-        The recency is a copy of the record, so it goes with a check that the copy is current; where it is not, the
-        record is read again. So does all that is `guarded`, and what follows a deletion by this process.
-        """
-        once = self._once(key)
-        while True:
-            second, epoch = self._store.clock() // 1_000_000, self._store.connection.epoch
-            recency: list[Op] = [self._current()] if guarded else []
-            if second != self._active_s or epoch != self._epoch:
-                recency = [self._current(), ACTIVITY.put(activity_of(self._record, second))]
-            try:
-                receipt = await self._store.commit(
-                    self._partition, [*ops, *recency], once=once, digest=digest, replaced=_rows(replaced)
-                )
-            except Conflict as error:
-                if error.reason == "sealed":
-                    await self._refuse_sealed()
-                elif error.key is not None and error.key.kind == RECORD.spec.name:
-                    await self.refresh()
-                else:
-                    raise
-            else:
-                if not receipt.replayed:
-                    self._active_s, self._epoch = second, epoch
-                return receipt
-
-    def _once(self, key: str | None) -> str | None:
-        """A key as engines get it: they remember it with the partition, so the life stands before it."""
-        return f"{self._record.life}/{key}" if key and self._record.life else key
-
-    def _current(self) -> Check:
-        """Holds as long as the record is the one that was read last."""
-        return Check(RECORD.spec.name, "", self._rev)
-
-    async def _refuse_sealed(self) -> None:
-        """Raise why the log takes no appends, unless it takes them again by now."""
-        record, head = await self.refresh(), await head_of(self._store, self._partition)
-        if record.status == "closed":
-            hint = "Use reopen() to go on."
-            raise Invalid("the conversation is closed", key=self._key, operation="append", hint=hint)
-        if head.sealed:
-            hint = f"Finish it: call fork(id={self.id!r}) on {record.origin.conversation!r}." if record.origin else ""
-            raise Invalid("the conversation is not complete yet", key=self._key, operation="append", hint=hint)
-
-    def _missing(self, operation: str) -> NotFound:
-        return NotFound("there is no such conversation", key=self._key, operation=operation)
-
-    @property
-    def _key(self) -> Key:
-        return Key(RECORD.spec.name, self._partition, "")
+        return await append(self._handle, [given_of(event) for event in events], key, after)
 
     # --- reading events ---
 
@@ -242,38 +118,26 @@ class Conversation:
         events looked at. The page's cursor, passed with the same arguments, gives the page that follows in the
         same direction. Raises Invalid for a malformed filter.
         """
-        backwards = after is None
-        lo = None if after is None else keys.seq_sort(after + 1)
-        hi = None if before is None else keys.seq_sort(max(before, 0))
-        scan = Scan(EVENT.spec.name, None, (self._partition,), lo, hi, backwards, limit, cursor, parse(where), budget)
-        rows = await self._store.scan_rows(scan)
-        items = rows.items[::-1] if backwards else rows.items
-        return await self._store.decode(EVENT, items, rows.cursor)
+        scan = scan_of(
+            self._handle,
+            before=before,
+            after=after,
+            where=where,
+            reverse=after is None,
+            limit=limit,
+            cursor=cursor,
+            budget=budget,
+        )
+        return await reading.page(self._handle, scan)
 
     async def get(self, index: int) -> Event | None:
         """One event, or None."""
-        if not 1 <= index <= MAX_INDEX:
-            return None
-        stored = await self._store.get(Event, self._partition, keys.seq_sort(index))
-        return None if stored is None else stored.value
+        return await event_at(self._handle, index)
 
     async def events(self, *, after: int = 0, where: Where | None = None) -> AsyncIterator[Event]:
         """All events after an index, in order, page by page. Raises Corrupt where one does not decode."""
-        scan = Scan(EVENT.spec.name, None, (self._partition,), keys.seq_sort(after + 1), limit=200, where=parse(where))
-        async for event in self._pages(scan):
+        async for event in reading.each(self._handle, scan_of(self._handle, after=after, where=where)):
             yield event
-
-    async def _pages(self, scan: Scan) -> AsyncIterator[Event]:
-        while True:
-            rows = await self._store.scan_rows(scan)
-            page = await self._store.decode(EVENT, rows.items, rows.cursor)
-            if page.corrupt:
-                raise page.corrupt[0]
-            for event in page.items:
-                yield event
-            if page.cursor is None:
-                return
-            scan = msgspec.structs.replace(scan, after=page.cursor)
 
     async def tail(
         self,
@@ -288,40 +152,12 @@ class Conversation:
         `after=None` starts at the end. It asks every `poll` seconds, up to 20 times less often while nothing
         comes, and ends after `idle` seconds without an event, or when the conversation is deleted.
         """
-        wanted = parse(where)
-        seen = await self.length() if after is None else after
-        pause, quiet = poll, 0.0
-        cursor: str | None = None
-        while True:
-            lo = keys.seq_sort(seen + 1)
-            scan = Scan(EVENT.spec.name, None, (self._partition,), lo, limit=200, after=cursor)
-            rows = await self._store.scan_rows(scan)
-            page = await self._store.decode(EVENT, rows.items, rows.cursor)
-            if page.corrupt:
-                raise page.corrupt[0]
-            for event in page.items:
-                seen = event.index
-                if evaluate(wanted, EVENT.facet_values(event)):
-                    yield event
-            cursor = None if page.items else page.cursor
-            if page.items:
-                pause, quiet = poll, 0.0
-            if page.items or cursor is not None:
-                continue
-            if (idle is not None and quiet >= idle) or await self._deleted():
-                return
-            wait = pause if idle is None else min(pause, idle - quiet)
-            await self._store.sleep(wait)
-            quiet += wait
-            pause = min(pause * 1.5, poll * 20)
-
-    async def _deleted(self) -> bool:
-        stored = await self._store.get(ConversationRecord, self._partition)
-        return stored is None or stored.value.life != self._record.life
+        async for event in reading.follow(self._handle, after, where, idle, poll):
+            yield event
 
     async def length(self) -> int:
         """The index of the last event there ever was."""
-        return (await head_of(self._store, self._partition)).seq
+        return (await head_of(self._store, self._handle.partition)).seq
 
     async def context(
         self,
@@ -336,21 +172,7 @@ class Conversation:
         `tokens` counts an event in tokens of your model; the default estimates four characters a token. It looks no
         further back than 10,000 events without one of these types.
         """
-        sizes: dict[int, int] = {}
-
-        def size(event: Event) -> int:
-            if event.index not in sizes:
-                sizes[event.index] = tokens(event)
-            return sizes[event.index]
-
-        events: list[Event] = []
-        cursor, limit = None, 100
-        while True:
-            page = await self.history(limit=limit, before=before, where={"type": list(types)}, cursor=cursor)
-            events = [*page.items, *events]
-            cursor, limit = page.cursor, min(2 * limit, 1_000)
-            if cursor is None or not page.items or is_settled(events, max_tokens, size):
-                return window(events, max_tokens, size, complete=cursor is None)
+        return await reading.context(self._handle, max_tokens, tokens, types, before)
 
     async def pending(self, *, last: int = 200) -> list[Event]:
         """The tool calls among the last events that have no result: a run broke off there."""
@@ -368,8 +190,7 @@ class Conversation:
 
     async def state(self) -> State:
         """The state as it is now."""
-        stored = await self._store.get(State, self._partition)
-        return State(conversation=self.id) if stored is None else stored.value
+        return await read_state(self._handle)
 
     async def set_state(
         self,
@@ -384,32 +205,7 @@ class Conversation:
         `data` is merged into the free data, a value of None removing its name. `change` makes a new state of the
         old one, and may be called several times.
         """
-
-        more = None if data is None else mapping(data, "data")
-
-        def merge(state: State) -> State:
-            if active_agent is not UNSET and active_agent != state.active_agent:
-                state = msgspec.structs.replace(state, active_agent=active_agent, previous_agent=state.active_agent)
-            if phase is not UNSET:
-                state = msgspec.structs.replace(state, phase=phase)
-            if more is not None:
-                check(more, "data")
-                merged = {name: value for name, value in {**state.data, **more}.items() if value is not None}
-                state = msgspec.structs.replace(state, data=merged)
-            return state if change is None else change(state)
-
-        async def write(old: State, put: Put, replaced: Row | None) -> None:
-            while True:
-                try:
-                    await self._store.commit(self._partition, [put, self._current()], replaced=_rows(replaced))
-                except Conflict as error:
-                    if error.key is None or error.key.kind != RECORD.spec.name:
-                        raise
-                    await self.refresh()
-                else:
-                    return
-
-        return await self._change_state(merge, write)
+        return await set_state(self._handle, active_agent, phase, data, change)
 
     async def handoff(
         self,
@@ -424,57 +220,13 @@ class Conversation:
 
         `key` makes it idempotent, as in `append`.
         """
-        made: list[Event] = []
-        digest = None if key is None else digest_of(["handoff", to, reason, phase, metadata])
-
-        def change(state: State) -> State:
-            return msgspec.structs.replace(
-                state,
-                active_agent=to,
-                previous_agent=state.active_agent,
-                handoffs=state.handoffs + 1,
-                phase=state.phase if phase is None else phase,
-            )
-
-        async def write(old: State, put: Put, replaced: Row | None) -> None:
-            new = (Handoff(to, old.active_agent, reason), None, None, None, old.active_agent, *(None,) * 4, metadata)
-            event = self._event(new, key, self._store.clock())
-            ops = [EVENT.append(event, expect="exists"), put]
-            receipt = await self._write(ops, key=key, digest=digest, replaced=replaced, guarded=True)
-            made[:] = await self._appended([event], receipt)
-
-        await self._change_state(change, write)
-        return made[0]
-
-    async def _change_state(self, change: Callable[[State], State], write: _WriteState) -> State:
-        """Read, change, compare and set, until it holds. `write` commits the put with what goes with it."""
-        key = Key(STATE.spec.name, self._partition, "")
-
-        async def attempt() -> State:
-            found = await self._store.get_stored(key)
-            old = State(conversation=self.id) if found is None else STATE.decode(found[1])
-            new = change(old)
-            if new == old:
-                return old
-            new = msgspec.structs.replace(new, updated_us=self._store.clock())
-            if found is None:
-                await write(old, STATE.put(new, "absent"), None)
-            else:
-                row, whole = found
-                await write(old, STATE.put(new, row.rev, keep=STATE.unknown(whole)), row)
-            return new
-
-        return await self._store.again(attempt, key)
+        return await hand_over(self._handle, to, reason, phase, metadata, key)
 
     # --- the conversation itself ---
 
     async def refresh(self) -> ConversationRecord:
         """Read the record again. Raises NotFound where the conversation was deleted."""
-        stored = await self._store.get(ConversationRecord, self._partition)
-        if stored is None or stored.value.life != self._record.life:
-            raise self._missing("get")
-        self._record, self._rev = stored
-        return self._record
+        return await self._handle.refresh()
 
     async def update(
         self,
@@ -512,35 +264,35 @@ class Conversation:
 
         record = await self._change(change, [Trim(EVENT.spec.name, sealed=status == "closed")])
         if not turned[0]:
-            raise Conflict(self._key, f"not {status}", status, operation=status, hint=f"It is {status} already.")
+            raise Conflict(self._handle.key, f"not {status}", status, operation=status, hint=f"It is {status} already.")
         return record
 
     async def _change(
         self, change: Callable[[ConversationRecord], ConversationRecord], ops: Sequence[Op]
     ) -> ConversationRecord:
         async def attempt() -> ConversationRecord:
-            found = await self._store.get_stored(self._key)
+            found = await self._store.get_stored(self._handle.key)
             if found is None:
-                raise self._missing("update")
+                raise self._handle.missing("update")
             row, whole = found
             old = RECORD.decode(whole)
-            if old.life != self._record.life:
-                raise self._missing("update")
+            if old.life != self.record.life:
+                raise self._handle.missing("update")
             new = change(old)
             if new == old:
-                self._record, self._rev = old, row.rev
+                self._handle.record, self._handle.rev = old, row.rev
                 return old
             new = msgspec.structs.replace(new, updated_us=self._store.clock())
             puts = [put_record(new, row.rev, RECORD.unknown(whole)), await self._copy(new)]
-            receipt = await self._store.commit(self._partition, [*puts, *ops], replaced=[row])
-            self._record, self._rev = new, receipt.id
+            receipt = await self._store.commit(self._handle.partition, [*puts, *ops], replaced=[row])
+            self._handle.record, self._handle.rev = new, receipt.id
             return new
 
-        return await self._store.again(attempt, self._key)
+        return await self._store.again(attempt, self._handle.key)
 
     async def _copy(self, record: ConversationRecord) -> Put:
         """The put that brings the activity in line with a record, unless an append changes it meanwhile."""
-        row = await self._store.get_row(Key(ACTIVITY.spec.name, self._partition, ""))
+        row = await self._store.get_row(Key(ACTIVITY.spec.name, self._handle.partition, ""))
         second = record.updated_us // 1_000_000
         if row is not None:
             with suppress(Corrupt):  # it is a copy, and written anew
@@ -571,19 +323,19 @@ class Conversation:
             self._store.connection.epoch += 1
         try:
             if guard is Delete:
-                await belongings.remove(self._store, self._partition)
-            await self._store.collect(self._partition)
+                await belongings.remove(self._store, self._handle.partition)
+            await self._store.collect(self._handle.partition)
         except StoreError as error:
             error.outcome = "unknown"  # the events are hidden, the rest is not all removed
             raise
         if gone:
-            raise self._missing(operation)
+            raise self._handle.missing(operation)
 
     async def _hide(self, guard: type[Check] | type[Delete], ops: Sequence[Op]) -> None:
         """Commit ops while the record is this life's. Raises NotFound."""
         while True:
             with suppress(Conflict):
-                await self._store.commit(self._partition, [guard(RECORD.spec.name, "", self._rev), *ops])
+                await self._store.commit(self._handle.partition, [guard(RECORD.spec.name, "", self._handle.rev), *ops])
                 return
             await self.refresh()
 
@@ -603,48 +355,8 @@ class Conversation:
         return Conversation(self._store, copy.value, copy.rev)
 
 
-class _WriteState(Protocol):
-    async def __call__(self, old: State, put: Put, replaced: Row | None) -> None: ...
-
-
-def _rows(row: Row | None) -> list[Row]:
-    return [] if row is None else [row]
-
-
-def mapping(value: object, name: str) -> dict[str, Any]:
-    """Free data that a caller passed, {} for None. Raises Invalid for what is no mapping."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise Invalid(f"{name} is a mapping of names to values, not {type(value).__name__}", operation="conversations")
-    return dict(cast("Mapping[str, Any]", value))
-
-
 def checked(id: object) -> str:
     """The id of a conversation. Raises Invalid for an empty one, and for what is no text."""
     if not isinstance(id, str) or not id:
         raise Invalid("a conversation id is a non-empty string", operation="conversations")
     return id
-
-
-def _new(event: object) -> tuple[Any, ...]:
-    """What `append` takes, as the tuple `_event` reads. Raises Invalid for an unknown field."""
-    if isinstance(event, New):
-        return msgspec.structs.astuple(event)
-    if isinstance(event, str) or type(event) in TYPES:
-        return (event, *(None,) * 9)
-    if not isinstance(event, Mapping):
-        raise Invalid(f"an event is a New, a mapping, a content or text, not {type(event).__name__}")
-    event = cast("Mapping[str, Any]", event)
-    unknown = set(event) - set(New.__struct_fields__)
-    if unknown or "content" not in event:
-        known = ", ".join(New.__struct_fields__)
-        wrong = f"unknown fields {sorted(unknown)}" if unknown else "no content"
-        raise Invalid(f"an event has {wrong}", operation="append_many", hint=f"There is: {known}.")
-    return tuple(event.get(name) for name in New.__struct_fields__)
-
-
-def _said(event: Event) -> tuple[object, ...]:
-    """What the caller said, without the time: what tells two uses of a key apart."""
-    fields = (event.type, event.content, event.sender, event.role, event.agent, event.channel, event.run)
-    return (*fields, event.correlation, event.parent, event.metadata)

@@ -12,8 +12,9 @@ from ...records import record_of
 from ...store import Store
 from ...waist import Scalar, Scan
 from .beginnings import create, ensure
-from .conversation import Conversation, checked, mapping
+from .conversation import Conversation, checked
 from .records import Activity, ConversationRecord, Status
+from .state import mapping
 
 ACTIVITY = record_of(Activity)
 

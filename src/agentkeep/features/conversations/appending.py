@@ -1,0 +1,110 @@
+"""Events as callers give them, made into the rows of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import Invalid, StoreError
+from ...records import record_of
+from ...store import digest_of
+from ...waist import Op, Receipt
+from .content import TYPES, as_content
+from .handle import Handle
+from .reading import event_at
+from .records import Event
+
+EVENT = record_of(Event)
+
+Given = tuple[Any, ...]
+"""The fields of a New, in order."""
+
+
+class New(Struct, frozen=True, kw_only=True):
+    """An event to append: what `Conversation.append` takes, as a value."""
+
+    content: Any
+    type: str | None = None
+    sender: str | None = None
+    role: str | None = None
+    agent: str | None = None
+    channel: str | None = None
+    run: str | None = None
+    correlation: str | None = None
+    parent: int | None = None
+    metadata: dict[str, Any] | None = None
+
+
+async def append(handle: Handle, given: Sequence[Given], key: str | None, after: int | None) -> list[Event]:
+    """Append events as one batch, and give them back with their indexes."""
+    now = handle.store.clock()
+    events = [event_of(handle, one, key, now) for one in given]
+    appends: list[Op] = [
+        EVENT.append(event, after=None if n else after, expect="exists") for n, event in enumerate(events)
+    ]
+    digest = None if key is None else digest_of([_said(event) for event in events])
+    receipt = await handle.append(appends, key=key, digest=digest)
+    return await appended(handle, events, receipt)
+
+
+async def appended(handle: Handle, events: Sequence[Event], receipt: Receipt) -> list[Event]:
+    """The events with the indexes that a receipt gives; as they were stored first, where it is a replay."""
+    seqs = [seq for seq in receipt.seqs if seq is not None]
+    for event, seq in zip(events, seqs, strict=True):
+        msgspec.structs.force_setattr(event, "index", seq)
+    if not receipt.replayed:
+        return list(events)
+    first: dict[int, Event] = {}
+    with suppress(StoreError):  # they are there: a read that fails makes no failure of it
+        for event in events:
+            if (stored := await event_at(handle, event.index)) is not None:
+                first[event.index] = stored
+    return [first.get(event.index, event) for event in events]
+
+
+def event_of(handle: Handle, given: Given, key: str | None, now: int) -> Event:
+    """The event of what a caller gave, without its index."""
+    content, type, sender, role, agent, channel, run, correlation, parent, metadata = given
+    content = as_content(content)
+    return Event(
+        conversation=handle.record.id,
+        type=type or TYPES[content.__class__],
+        content=content,
+        sender=sender,
+        role=role,
+        agent=agent,
+        channel=channel,
+        run=run,
+        correlation=correlation,
+        parent=parent,
+        key=key,
+        metadata={} if metadata is None else metadata,
+        created_us=now,
+    )
+
+
+def given_of(event: object) -> Given:
+    """What `append_many` takes, as the fields of a New. Raises Invalid for an unknown one."""
+    if isinstance(event, New):
+        return msgspec.structs.astuple(event)
+    if isinstance(event, str) or type(event) in TYPES:
+        return (event, *(None,) * (len(New.__struct_fields__) - 1))
+    if not isinstance(event, Mapping):
+        raise Invalid(f"an event is a New, a mapping, a content or text, not {type(event).__name__}")
+    event = cast("Mapping[str, Any]", event)
+    unknown = set(event) - set(New.__struct_fields__)
+    if unknown or "content" not in event:
+        known = ", ".join(New.__struct_fields__)
+        wrong = f"unknown fields {sorted(unknown)}" if unknown else "no content"
+        raise Invalid(f"an event has {wrong}", operation="append_many", hint=f"There is: {known}.")
+    return tuple(event.get(name) for name in New.__struct_fields__)
+
+
+def _said(event: Event) -> tuple[object, ...]:
+    """What the caller said, without the time: what tells two uses of a key apart."""
+    fields = (event.type, event.content, event.sender, event.role, event.agent, event.channel, event.run)
+    return (*fields, event.correlation, event.parent, event.metadata)
