@@ -21,6 +21,9 @@ CLASSES = {
     "Store": ("store.py", "store"),
     "Conversations": ("features/conversations/conversations.py", "features.conversations.conversations"),
     "Conversation": ("features/conversations/conversation.py", "features.conversations.conversation"),
+    "Summaries": ("features/conversations/summaries.py", "features.conversations.summaries"),
+    "Private": ("features/conversations/private.py", "features.conversations.private"),
+    "Usages": ("features/conversations/usage.py", "features.conversations.usage"),
 }
 LEFT_OUT = {
     *("again", "blobs", "connection", "decode", "engine", "get_stored", "scan_rows", "sleep", "whole"),
@@ -122,14 +125,15 @@ def generate() -> str:
             if used:
                 imports.setdefault(source, set()).update(used)
     lines = [f"from {source} import {', '.join(sorted(names))}" for source, names in sorted(imports.items())]
+    modules = [module.rpartition(".") for _, module in CLASSES.values() if "." in module]
+    twins = [f"from .{package} import {name} as _{name}" for package, _, name in modules]
     known = [
         "from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence",
         "from typing import Any, TypeVar",
         "from . import schema, urls",
         "from . import store as _store",
         "from .bridge import Bridge, SyncListing",
-        "from .features.conversations import conversation as _conversation",
-        "from .features.conversations import conversations as _conversations",
+        *twins,
         "from .ids import Clock, system_clock",
         "from .waist import Engine",
     ]

@@ -1,6 +1,7 @@
 """Conversations: events in order, state, handoffs, context windows, forks, live tails."""
 
 from .appending import New
+from .companions import Delivery, Marker, PrivateState, Summary, Usage, Version
 from .content import (
     Content,
     Data,
@@ -12,12 +13,18 @@ from .content import (
     ToolCall,
     ToolResult,
     as_content,
+    marked,
     text_of,
 )
 from .conversation import Conversation
 from .conversations import Conversations
+from .private import Private
 from .records import Activity, ConversationRecord, Event, Origin, State
-from .window import Context, estimate, window
+from .summaries import Summaries
+from .threads import Thread
+from .usage import EventCounts, Usages
+from .visibility import Viewer, Visibility, may_see
+from .window import Context, estimate, trim, window
 
 __all__ = [
     "Activity",
@@ -27,19 +34,35 @@ __all__ = [
     "ConversationRecord",
     "Conversations",
     "Data",
+    "Delivery",
     "Event",
+    "EventCounts",
     "Handoff",
+    "Marker",
     "Media",
     "New",
     "Origin",
     "Parts",
+    "Private",
+    "PrivateState",
     "State",
     "StateChange",
+    "Summaries",
+    "Summary",
     "Text",
+    "Thread",
     "ToolCall",
     "ToolResult",
+    "Usage",
+    "Usages",
+    "Version",
+    "Viewer",
+    "Visibility",
     "as_content",
     "estimate",
+    "marked",
+    "may_see",
     "text_of",
+    "trim",
     "window",
 ]

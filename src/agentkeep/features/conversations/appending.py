@@ -9,14 +9,16 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from ...errors import Invalid, StoreError
+from ... import keys
+from ...errors import Conflict, Invalid, StoreError
 from ...records import record_of
 from ...store import digest_of
-from ...waist import Op, Receipt
+from ...waist import Check, Op, Receipt
 from .content import TYPES, as_content
 from .handle import Handle
-from .reading import event_at
+from .reading import checked_index, event_at, no_event
 from .records import Event
+from .visibility import Visibility, as_visibility
 
 EVENT = record_of(Event)
 
@@ -37,6 +39,7 @@ class New(Struct, frozen=True, kw_only=True):
     correlation: str | None = None
     parent: int | None = None
     metadata: dict[str, Any] | None = None
+    visibility: Visibility | str | None = None
 
 
 async def append(handle: Handle, given: Sequence[Given], key: str | None, after: int | None) -> list[Event]:
@@ -47,8 +50,27 @@ async def append(handle: Handle, given: Sequence[Given], key: str | None, after:
         EVENT.append(event, after=None if n else after, expect="exists") for n, event in enumerate(events)
     ]
     digest = None if key is None else digest_of([_said(event) for event in events])
-    receipt = await handle.append(appends, key=key, digest=digest)
+    parents: list[Op] = [Check(EVENT.spec.name, keys.seq_sort(one), "exists") for one in _parents(events, after)]
+    try:
+        receipt = await handle.append([*appends, *parents], key=key, digest=digest)
+    except Conflict as error:
+        if error.key is None or error.key.kind != EVENT.spec.name or error.reason != "rev":
+            raise
+        raise no_event(handle, keys.seq_of(error.key.sort), "append", "It is what parent names.") from error
     return await appended(handle, events, receipt)
+
+
+def _parents(events: Sequence[Event], after: int | None) -> list[int]:
+    """The events that must be there for these: their parents, but for those that stand before them in the batch."""
+    found: set[int] = set()
+    for at, event in enumerate(events):
+        parent = event.parent
+        if parent is None:
+            continue
+        checked_index(parent, "parent", "append")
+        if after is None or not after < parent <= after + at:
+            found.add(parent)
+    return sorted(found)
 
 
 async def appended(handle: Handle, events: Sequence[Event], receipt: Receipt) -> list[Event]:
@@ -68,7 +90,7 @@ async def appended(handle: Handle, events: Sequence[Event], receipt: Receipt) ->
 
 def event_of(handle: Handle, given: Given, key: str | None, now: int) -> Event:
     """The event of what a caller gave, without its index."""
-    content, type, sender, role, agent, channel, run, correlation, parent, metadata = given
+    content, type, sender, role, agent, channel, run, correlation, parent, metadata, rule = given
     content = as_content(content)
     return Event(
         conversation=handle.record.id,
@@ -83,6 +105,7 @@ def event_of(handle: Handle, given: Given, key: str | None, now: int) -> Event:
         parent=parent,
         key=key,
         metadata={} if metadata is None else metadata,
+        visibility=as_visibility(rule),
         created_us=now,
     )
 
@@ -107,4 +130,5 @@ def given_of(event: object) -> Given:
 def _said(event: Event) -> tuple[object, ...]:
     """What the caller said, without the time: what tells two uses of a key apart."""
     fields = (event.type, event.content, event.sender, event.role, event.agent, event.channel, event.run)
-    return (*fields, event.correlation, event.parent, event.metadata)
+    rule = () if event.visibility is None else (event.visibility,)
+    return (*fields, event.correlation, event.parent, event.metadata, *rule)

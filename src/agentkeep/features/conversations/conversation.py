@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ...errors import Conflict, Corrupt, Invalid, Key, NotFound, StoreError
-from ...pages import Page
+from ...errors import Conflict, Corrupt, Invalid, Key
+from ...pages import Listing, Page
 from ...predicates import Where
 from ...records import record_of
 from ...store import Store
-from ...waist import Check, Delete, Op, Put, Trim
-from . import belongings, reading
+from ...waist import Op, Put, Trim
+from . import chats, edits, markers, reading, removal, threads
 from .appending import New, append, given_of
 from .beginnings import PER_BATCH, activity_of, fork, head_of, put_record
+from .companions import Delivery, Marker, Version
 from .content import Content, ToolCall, ToolResult
+from .context import context
 from .handle import Handle
+from .private import Private
 from .reading import event_at, scan_of
 from .records import Activity, ConversationRecord, Event, State, Status
 from .state import hand_over, mapping, read_state, set_state
+from .summaries import Summaries
+from .threads import Thread
+from .usage import Usages
+from .visibility import Viewer, Visibility, as_viewer
 from .window import CONTEXT_TYPES, Context, Tokens, estimate
 
 RECORD, ACTIVITY, STATE, EVENT = record_of(ConversationRecord), record_of(Activity), record_of(State), record_of(Event)
@@ -70,6 +78,7 @@ class Conversation:
         correlation: str | None = None,
         parent: int | None = None,
         metadata: dict[str, Any] | None = None,
+        visibility: Visibility | str | None = None,
         key: str | None = None,
         after: int | None = None,
     ) -> Event:
@@ -77,10 +86,11 @@ class Conversation:
 
         `content` is text, a content of `agentkeep`, a list of parts, or any JSON. `key` makes the append
         idempotent: a second one with it gives the first event's index, and raises Conflict if it says something
-        else. `after` is the index the conversation must end at, else Conflict. Raises Invalid where the conversation
-        is closed or the content cannot be kept, NotFound where it was deleted, TooLarge.
+        else. `after` is the index the conversation must end at, else Conflict. `visibility` is a Visibility, "all",
+        "none" or "agents". Raises Invalid where the conversation is closed or the content cannot be kept, NotFound
+        where it was deleted or there is no event `parent`, TooLarge.
         """
-        new = (content, type, sender, role, agent, channel, run, correlation, parent, metadata)
+        new = (content, type, sender, role, agent, channel, run, correlation, parent, metadata, visibility)
         (event,) = await append(self._handle, (new,), key, after)
         return event
 
@@ -109,34 +119,50 @@ class Conversation:
         before: int | None = None,
         after: int | None = None,
         where: Where | None = None,
+        visible_to: Viewer | None = None,
         budget: int = 10_000,
         cursor: str | None = None,
     ) -> Page[Event]:
         """Events, ascending: the newest `limit` (before an index), or with `after` the oldest after one.
 
         `where` asks type, sender, role, agent, channel, run, correlation, parent and metadata.*; `budget` bounds the
-        events looked at. The page's cursor, passed with the same arguments, gives the page that follows in the
-        same direction. Raises Invalid for a malformed filter.
+        events looked at. With `visible_to` only what the viewer may see. The page's cursor, passed with the same
+        arguments, gives the page that follows in the same direction. Raises Invalid for a malformed filter.
         """
+        viewer = as_viewer(visible_to)
         scan = scan_of(
             self._handle,
             before=before,
             after=after,
             where=where,
+            viewer=viewer,
             reverse=after is None,
             limit=limit,
             cursor=cursor,
             budget=budget,
         )
-        return await reading.page(self._handle, scan)
+        return await reading.page(self._handle, scan, viewer)
 
-    async def get(self, index: int) -> Event | None:
-        """One event, or None."""
-        return await event_at(self._handle, index)
+    async def get(self, index: int, *, visible_to: Viewer | None = None) -> Event | None:
+        """One event, or None: also where the viewer may not see it."""
+        return await event_at(self._handle, index, as_viewer(visible_to))
 
-    async def events(self, *, after: int = 0, where: Where | None = None) -> AsyncIterator[Event]:
+    async def count(
+        self, *, where: Where | None = None, visible_to: Viewer | None = None, budget: int = 10_000
+    ) -> tuple[int, bool]:
+        """(n, exact): how many events there are; not exact where the budget, in events looked at, ended it."""
+        viewer = as_viewer(visible_to)
+        return await reading.count(
+            self._handle, scan_of(self._handle, where=where, viewer=viewer, budget=budget), viewer
+        )
+
+    async def events(
+        self, *, after: int = 0, where: Where | None = None, visible_to: Viewer | None = None
+    ) -> AsyncIterator[Event]:
         """All events after an index, in order, page by page. Raises Corrupt where one does not decode."""
-        async for event in reading.each(self._handle, scan_of(self._handle, after=after, where=where)):
+        viewer = as_viewer(visible_to)
+        scan = scan_of(self._handle, after=after, where=where, viewer=viewer)
+        async for event in reading.each(self._handle, scan, viewer):
             yield event
 
     async def tail(
@@ -144,6 +170,7 @@ class Conversation:
         *,
         after: int | None = None,
         where: Where | None = None,
+        visible_to: Viewer | None = None,
         idle: float | None = None,
         poll: float = 0.05,
     ) -> AsyncIterator[Event]:
@@ -152,7 +179,7 @@ class Conversation:
         `after=None` starts at the end. It asks every `poll` seconds, up to 20 times less often while nothing
         comes, and ends after `idle` seconds without an event, or when the conversation is deleted.
         """
-        async for event in reading.follow(self._handle, after, where, idle, poll):
+        async for event in reading.follow(self._handle, after, where, as_viewer(visible_to), idle, poll):
             yield event
 
     async def length(self) -> int:
@@ -166,13 +193,23 @@ class Conversation:
         tokens: Tokens = estimate,
         types: Sequence[str] = CONTEXT_TYPES,
         before: int | None = None,
+        visible_to: Viewer | None = None,
+        summary: bool = False,
+        agent: str | None = None,
     ) -> Context:
         """The longest end of the conversation that fits a model, a tool call never without its results.
 
         `tokens` counts an event in tokens of your model; the default estimates four characters a token. It looks no
-        further back than 10,000 events without one of these types.
+        further back than 10,000 events without one of these types. Messages that were retracted are left out.
+
+        With `summary` the newest one stands for the events that it covers: that of `agent`, else the conversation's.
+        A viewer gets none but that of an `agent`: others may tell what it is not to see.
         """
-        return await reading.context(self._handle, max_tokens, tokens, types, before)
+        viewer = as_viewer(visible_to)
+        newest = None
+        if summary and (viewer is None or agent is not None):
+            newest = await self.summaries.get(agent=agent, before=before)
+        return await context(self._handle, max_tokens, tokens, types, before, viewer, newest)
 
     async def pending(self, *, last: int = 200) -> list[Event]:
         """The tool calls among the last events that have no result: a run broke off there."""
@@ -185,6 +222,142 @@ class Conversation:
             elif isinstance(event.content, ToolResult):
                 open_calls.pop(event.content.id, None)
         return list(open_calls.values())
+
+    async def chat(
+        self, *, agent: str | None = None, last: int | None = None, visible_to: Viewer | None = None
+    ) -> list[Event]:
+        """Messages, tool calls and results: of one agent, or of all merged in order, each with its agent.
+
+        `last` keeps that many messages by the rule of `window.trim`: answers keep their questions, results their
+        calls, 0 is empty. Without it the whole chat is read.
+        """
+        return await chats.chat(self._handle, agent, last, as_viewer(visible_to))
+
+    # --- threads ---
+
+    def thread(
+        self,
+        root: int,
+        *,
+        visible_to: Viewer | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        budget: int = 10_000,
+    ) -> Listing[Event]:
+        """The replies to an event, in order: those whose `parent` it is. One page looks at `budget` events at most."""
+        return threads.thread(self._handle, root, as_viewer(visible_to), limit, after, budget)
+
+    async def thread_summaries(
+        self, roots: Sequence[int], *, visible_to: Viewer | None = None, budget: int = 10_000
+    ) -> dict[int, Thread]:
+        """The number of replies and the last one, of up to 100 roots.
+
+        They are counted in one pass over the events after the first root, `budget` of them at most; `exact` says
+        whether that were all.
+        """
+        return await threads.summarise(self._handle, roots, as_viewer(visible_to), budget)
+
+    # --- edits ---
+
+    async def edit(self, index: int, content: Any, *, by: str | None = None, expect: int | None = None) -> Event:
+        """Put another content in an event; what it said stays among its versions. The same content writes nothing.
+
+        `expect` is the number of `edits` it must have, else Conflict; without it the last writer wins, and no version
+        is lost. Raises NotFound where there is no such event, Invalid where it was retracted, and for a content of
+        another kind.
+        """
+        return await edits.edit(self._handle, index, content, by, expect)
+
+    async def versions(self, index: int, *, visible_to: Viewer | None = None, retracted: bool = False) -> list[Version]:
+        """What an event said, the oldest first, the last as it is now.
+
+        Versions of a retracted event are empty, but for who asks for them by `retracted`. Raises NotFound.
+        """
+        return await edits.versions(self._handle, index, as_viewer(visible_to), retracted)
+
+    async def retract(self, index: int, *, by: str | None = None) -> Event:
+        """Take the content of an event away from all readers; its place stays. Again it changes nothing.
+
+        Tool calls and results keep their ids, handoffs their agents. Raises NotFound.
+        """
+        return await edits.retract(self._handle, index, by)
+
+    async def erase(self, index: int, *, replies: bool = True) -> int:
+        """Remove an event for good, with its versions, deliveries and large body, and the replies to it.
+
+        Gives the number of events removed. Numbers and keys are not used again. Broken off (`outcome="unknown"`),
+        the same call goes on. Raises NotFound where nothing is left to remove.
+        """
+        return await edits.erase(self._handle, index, replies)
+
+    async def trim(self, *, last: int, agent: str | None = None) -> int:
+        """Remove for good what `chat(agent=agent, last=last)` does not give. Gives the index of the first event kept.
+
+        Without an agent all events before that one go at once; of an agent its own, step by step. Nothing is written,
+        and 0 given, where the chat is not longer. What a trim that broke off left behind goes with the next one.
+        """
+        start = (await chats.ending(self._handle, agent, last, None)).start
+        if start and agent is None:
+            await removal.trim(self._handle, start)
+        elif start and agent is not None:
+            await edits.remove(self._handle, await chats.before(self._handle, agent, start))
+        return start
+
+    # --- delivery and reading ---
+
+    async def delivered(self) -> int:
+        """The index up to which events are delivered, 0 for none."""
+        return await markers.delivered(self._handle)
+
+    async def advance_delivered(self, index: int, *, force: bool = False) -> int:
+        """Say that events are delivered up to an index, by compare-and-set from the one before it.
+
+        With `force` from any lower one: it never goes back. Raises Conflict, Invalid for an index beyond the end.
+        """
+        return await markers.advance(self._handle, index, force)
+
+    async def record_delivery(self, index: int, channel: str, result: Any) -> Delivery:
+        """Write what became of an event on a channel: any JSON, in place of what was recorded there before.
+
+        Each channel has a row of its own. Raises NotFound where there is no such event.
+        """
+        return await markers.record_delivery(self._handle, index, channel, result)
+
+    async def deliveries(self, index: int) -> dict[str, Delivery]:
+        """What became of an event, by channel. Raises NotFound where there is no such event."""
+        return await markers.deliveries(self._handle, index)
+
+    async def mark_read(self, reader: str, index: int | None = None) -> int:
+        """Say that a reader has read up to an index, or to the end. It never goes back: gives where it is.
+
+        Raises Invalid for an index beyond the end.
+        """
+        return await markers.mark_read(self._handle, reader, index)
+
+    async def unread(self, reader: str, *, visible_to: Viewer | None = None, budget: int = 10_000) -> tuple[int, bool]:
+        """(n, exact): how many events after the marker of a reader the viewer may see; budget: see `count`."""
+        return await markers.unread(self._handle, reader, as_viewer(visible_to), budget)
+
+    def markers(self, *, limit: int = 50, after: str | None = None) -> Listing[Marker]:
+        """How far each reader has read."""
+        return markers.markers(self._handle, limit, after)
+
+    # --- what stands beside the events ---
+
+    @cached_property
+    def summaries(self) -> Summaries:
+        """What was said so far, in short."""
+        return Summaries(self._handle)
+
+    @cached_property
+    def private(self) -> Private:
+        """Free JSON by key, which no history shows."""
+        return Private(self._handle)
+
+    @cached_property
+    def usage(self) -> Usages:
+        """Tokens and cost, by agent."""
+        return Usages(self._handle)
 
     # --- state ---
 
@@ -305,43 +478,11 @@ class Conversation:
         Late writers find nothing. One that is created under its id goes on with its numbers, and knows none of its
         keys. Raises NotFound where there is nothing to delete; what an earlier call left is then removed all the same.
         """
-        ops: list[Op] = [
-            Delete(STATE.spec.name, ""),
-            Delete(ACTIVITY.spec.name, ""),
-            Trim(EVENT.spec.name, None, sealed=True),
-        ]
-        await self._remove(Delete, ops, "delete")
-
-    async def _remove(self, guard: type[Check] | type[Delete], ops: Sequence[Op], operation: str) -> None:
-        """Commit what hides events, then remove the rest: also where an earlier call broke off in between."""
-        gone = False
-        try:
-            await self._hide(guard, ops)
-        except NotFound:
-            gone = True
-        finally:
-            self._store.connection.epoch += 1
-        try:
-            if guard is Delete:
-                await belongings.remove(self._store, self._handle.partition)
-            await self._store.collect(self._handle.partition)
-        except StoreError as error:
-            error.outcome = "unknown"  # the events are hidden, the rest is not all removed
-            raise
-        if gone:
-            raise self._handle.missing(operation)
-
-    async def _hide(self, guard: type[Check] | type[Delete], ops: Sequence[Op]) -> None:
-        """Commit ops while the record is this life's. Raises NotFound."""
-        while True:
-            with suppress(Conflict):
-                await self._store.commit(self._handle.partition, [guard(RECORD.spec.name, "", self._handle.rev), *ops])
-                return
-            await self.refresh()
+        await removal.delete(self._handle)
 
     async def clear(self) -> None:
-        """Remove all events at once and for good; the conversation and its state stay, and numbers go on."""
-        await self._remove(Check, [Trim(EVENT.spec.name, None)], "clear")
+        """Remove all events and summaries at once and for good; the conversation and its state stay, numbers go on."""
+        await removal.clear(self._handle)
 
     async def fork(self, *, at: int | None = None, id: str | None = None) -> Conversation:
         """A new conversation with the events up to an index (default: all there are now), and its own life after.

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from ... import keys
+from ...errors import Invalid
 from ...pages import Listing, Page
 from ...predicates import All, Compare, Predicate, Where, parse
 from ...records import record_of
 from ...store import Store
 from ...waist import Scalar, Scan
 from .beginnings import create, ensure
+from .companions import checked_name
 from .conversation import Conversation, checked
 from .records import Activity, ConversationRecord, Status
 from .state import mapping
+from .visibility import Judge
 
 ACTIVITY = record_of(Activity)
 
@@ -100,6 +103,16 @@ class Conversations:
             return await self._page(Scan(ACTIVITY.spec.name, limit=limit, after=cursor, where=tree, budget=budget))
 
         return Listing(fetch, after)
+
+    def add_rule(self, name: str, judge: Judge) -> None:
+        """Register a custom rule of visibility under a name, for all scopes of this store.
+
+        `judge(viewer, event)` shows the event by True; anything else hides it, and so does a rule that no caller
+        registered. It is asked for each event under `Visibility("custom", (name,))`, and does no I/O.
+        """
+        if not callable(judge):
+            raise Invalid("a rule is a function of viewer and event", operation="add_rule")
+        self._store.connection.judges[checked_name(name, "name")] = judge
 
     async def delete(self, id: str) -> None:
         """Delete a conversation with all that is its. Raises NotFound where there is none."""

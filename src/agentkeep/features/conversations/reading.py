@@ -1,12 +1,13 @@
-"""Events read: one, a page, all of them, as they come, and as a window for a model."""
+"""Events read: one, a page, all of them, as they come, and counted."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import msgspec
 
 from ... import keys
+from ...errors import Invalid, Key, NotFound
 from ...pages import Page
 from ...predicates import Where, evaluate, parse
 from ...records import record_of
@@ -14,7 +15,7 @@ from ...waist import Scan
 from .beginnings import head_of
 from .handle import Handle
 from .records import ConversationRecord, Event
-from .window import Context, Tokens, is_settled, window
+from .visibility import JUDGED, Viewer, may_see, wanted
 
 EVENT = record_of(Event)
 
@@ -24,12 +25,31 @@ MAX_INDEX = 10**16 - 1
 PER_PAGE = 200
 
 
-async def event_at(handle: Handle, index: int) -> Event | None:
-    """The event with an index, or None."""
+def checked_index(index: object, name: str, operation: str, lowest: int = 1) -> int:
+    """An index that a caller passed. Raises Invalid for what cannot be one."""
+    if type(index) is not int or not lowest <= index <= MAX_INDEX:
+        shown = index if type(index) is int else type(index).__name__
+        raise Invalid(f"{name} is the index of an event, {lowest} or more, not {shown}", operation=operation)
+    return index
+
+
+def no_event(handle: Handle, index: int, operation: str, hint: str = "") -> NotFound:
+    """The error of who names an event that is not there."""
+    key = Key(EVENT.spec.name, handle.partition, keys.seq_sort(index))
+    return NotFound(f"there is no event {index}", key=key, operation=operation, hint=hint)
+
+
+def sees(handle: Handle, viewer: Viewer | None, event: Event) -> bool:
+    """Whether the viewer, if there is one, may see an event."""
+    return viewer is None or may_see(event.visibility, viewer, event, handle.store.connection.judges)
+
+
+async def event_at(handle: Handle, index: int, viewer: Viewer | None = None) -> Event | None:
+    """The event with an index, or None: also where the viewer may not see it."""
     if not 1 <= index <= MAX_INDEX:
         return None
     stored = await handle.store.get(Event, handle.partition, keys.seq_sort(index))
-    return None if stored is None else stored.value
+    return stored.value if stored is not None and sees(handle, viewer, stored.value) else None
 
 
 def scan_of(
@@ -38,6 +58,7 @@ def scan_of(
     before: int | None = None,
     after: int | None = None,
     where: Where | None = None,
+    viewer: Viewer | None = None,
     reverse: bool = False,
     limit: int = PER_PAGE,
     cursor: str | None = None,
@@ -46,20 +67,39 @@ def scan_of(
     """The scan of the events after an index and before one."""
     lo = None if after is None else keys.seq_sort(after + 1)
     hi = None if before is None else keys.seq_sort(max(before, 0))
-    return Scan(EVENT.spec.name, None, (handle.partition,), lo, hi, reverse, limit, cursor, parse(where), budget)
+    tree = wanted(parse(where), viewer)
+    return Scan(EVENT.spec.name, None, (handle.partition,), lo, hi, reverse, limit, cursor, tree, budget)
 
 
-async def page(handle: Handle, scan: Scan) -> Page[Event]:
-    """A page of events, ascending whatever the direction."""
+async def page(handle: Handle, scan: Scan, viewer: Viewer | None) -> Page[Event]:
+    """A page of events, ascending whatever the direction. The scan is made for the viewer by `scan_of`."""
     rows = await handle.store.scan_rows(scan)
     items = rows.items[::-1] if scan.reverse else rows.items
-    return await handle.store.decode(EVENT, items, rows.cursor)
+    found = await handle.store.decode(EVENT, items, rows.cursor)
+    if viewer is not None:
+        found.items = [event for event in found.items if sees(handle, viewer, event)]
+    return found
 
 
-async def each(handle: Handle, scan: Scan) -> AsyncIterator[Event]:
+async def count(handle: Handle, scan: Scan, viewer: Viewer | None) -> tuple[int, bool]:
+    """(n, exact): how many events of a scan the viewer may see, among as many as the budget of the scan allows."""
+    total, budget = 0, scan.budget
+    while True:
+        look = min(1_000, budget)
+        rows = await handle.store.scan_rows(msgspec.structs.replace(scan, limit=look, budget=look))
+        asked = [row for row in rows if row.facets.get("audience") == (JUDGED,)]
+        judged = await handle.store.decode(EVENT, asked, None)
+        total += len(rows) - len(asked) + sum(sees(handle, viewer, event) for event in judged)
+        budget -= look
+        if rows.cursor is None or budget <= 0:
+            return total, rows.cursor is None
+        scan = msgspec.structs.replace(scan, after=rows.cursor)
+
+
+async def each(handle: Handle, scan: Scan, viewer: Viewer | None) -> AsyncIterator[Event]:
     """All events of a scan, page by page. Raises Corrupt where one does not decode."""
     while True:
-        found = await page(handle, scan)
+        found = await page(handle, scan, viewer)
         if found.corrupt:
             raise found.corrupt[0]
         for event in found.items:
@@ -70,20 +110,20 @@ async def each(handle: Handle, scan: Scan) -> AsyncIterator[Event]:
 
 
 async def follow(
-    handle: Handle, after: int | None, where: Where | None, idle: float | None, poll: float
+    handle: Handle, after: int | None, where: Where | None, viewer: Viewer | None, idle: float | None, poll: float
 ) -> AsyncIterator[Event]:
     """Events as they come, until it is quiet for `idle` seconds or the conversation is deleted."""
-    wanted = parse(where)
+    tree = parse(where)
     seen = (await head_of(handle.store, handle.partition)).seq if after is None else after
     pause, quiet = poll, 0.0
     cursor: str | None = None
     while True:
-        found = await page(handle, scan_of(handle, after=seen, cursor=cursor))
+        found = await page(handle, scan_of(handle, after=seen, cursor=cursor), None)
         if found.corrupt:
             raise found.corrupt[0]
         for event in found.items:
             seen = event.index
-            if evaluate(wanted, EVENT.facet_values(event)):
+            if evaluate(tree, EVENT.facet_values(event)) and sees(handle, viewer, event):
                 yield event
         cursor = None if found.items else found.cursor
         if found.items:
@@ -101,22 +141,3 @@ async def follow(
 async def _is_deleted(handle: Handle) -> bool:
     stored = await handle.store.get(ConversationRecord, handle.partition)
     return stored is None or stored.value.life != handle.record.life
-
-
-async def context(handle: Handle, max_tokens: int, tokens: Tokens, types: Sequence[str], before: int | None) -> Context:
-    """The window over as much of the end of a conversation as decides it."""
-    sizes: dict[int, int] = {}
-
-    def size(event: Event) -> int:
-        if event.index not in sizes:
-            sizes[event.index] = tokens(event)
-        return sizes[event.index]
-
-    events: list[Event] = []
-    scan = scan_of(handle, before=before, where={"type": list(types)}, reverse=True, limit=100)
-    while True:
-        found = await page(handle, scan)
-        events = [*found.items, *events]
-        if found.cursor is None or not found.items or is_settled(events, max_tokens, size):
-            return window(events, max_tokens, size, complete=found.cursor is None)
-        scan = msgspec.structs.replace(scan, after=found.cursor, limit=min(2 * scan.limit, 1_000))

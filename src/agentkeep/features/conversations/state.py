@@ -13,7 +13,7 @@ from ...errors import Invalid, Key
 from ...records import record_of
 from ...store import digest_of
 from ...waist import Put, Row
-from .appending import appended, event_of
+from .appending import New, appended, event_of, given_of
 from .content import Handoff
 from .handle import Handle
 from .records import Event, State
@@ -71,8 +71,8 @@ async def hand_over(
         )
 
     async def write(old: State, put: Put, replaced: list[Row]) -> None:
-        given = (Handoff(to, old.active_agent, reason), None, None, None, old.active_agent, *(None,) * 4, metadata)
-        event = event_of(handle, given, key, handle.store.clock())
+        new = New(content=Handoff(to, old.active_agent, reason), agent=old.active_agent, metadata=metadata)
+        event = event_of(handle, given_of(new), key, handle.store.clock())
         ops = [EVENT.append(event, expect="exists"), put]
         receipt = await handle.append(ops, key=key, digest=digest, replaced=replaced, guarded=True)
         made[:] = await appended(handle, [event], receipt)
