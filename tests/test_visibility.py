@@ -33,7 +33,7 @@ RULES: dict[str, tuple[Visibility | str | None, list[Viewer]]] = {
     "a custom rule": (Visibility("custom", ("odd", "not registered")), [ALICE]),
     "an unknown custom rule": (Visibility("custom", ("not registered",)), []),
     "a rule of a later version": (Visibility("planets", ("alice",)), []),
-    "many": (Visibility("participants", tuple(f"someone-{n}" for n in range(500)) + ("alice",)), [ALICE]),
+    "many": (Visibility("participants", (*(f"someone-{n}" for n in range(500)), "alice")), [ALICE]),
     "long": (Visibility("participants", ("x" * 5_000, "\ud800" * 60)), []),
 }
 
@@ -190,9 +190,12 @@ async def test_rules_are_registered_for_all_scopes_of_a_store(database: Database
 
 @pytest.mark.parametrize(
     "rule",
-    ["everyone", 5, "participants", Visibility("participants"), Visibility("all", ("a",)), Visibility("planets", ("a",)),
-     Visibility("roles", ("",)), Visibility("roles", "ab"), Visibility("roles", (5,))],  # type: ignore[arg-type]
-)  # fmt: skip
+    [
+        *("everyone", 5, "participants", Visibility("participants"), Visibility("all", ("a",))),
+        *(Visibility("planets", ("a",)), Visibility("roles", ("",))),
+        *(Visibility("roles", "ab"), Visibility("roles", (5,))),  # type: ignore[arg-type]
+    ],
+)
 async def test_a_rule_that_is_none_is_refused(store: Store, rule: Any):
     talk = await store.conversations.create("c")
     with pytest.raises(Invalid):

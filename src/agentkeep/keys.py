@@ -154,8 +154,9 @@ SHORT = 96
 
 
 def short(identifier: str) -> str:
-    """An id that takes at most SHORT bytes in a key: itself, or a digest. Two ids are never one."""
-    if not identifier.startswith("\U0010ffff") and (len(identifier) * WIDEST <= SHORT or size(identifier) <= SHORT):
+    """An id that takes at most SHORT bytes in a key and has no slash: itself, or a digest. Two ids are never one."""
+    odd = identifier.startswith("\U0010ffff") or "/" in identifier
+    if not odd and (len(identifier) * WIDEST <= SHORT or size(identifier) <= SHORT):
         return identifier
     return _digest(identifier)
 

@@ -35,7 +35,7 @@ async def delivered(handle: Handle) -> int:
 
 async def advance(handle: Handle, index: int, force: bool) -> int:
     """Move the delivered index from the one before it; with `force` from any lower one."""
-    await _check_end(handle, index, "index", "advance_delivered")
+    await _check_end(handle, checked_index(index, "index", "advance_delivered"), "advance_delivered")
     found: list[int] = []
 
     def change(old: Marker) -> int | None:
@@ -89,7 +89,7 @@ async def deliveries(handle: Handle, index: int) -> dict[str, Delivery]:
 
 async def mark_read(handle: Handle, reader: str, index: int | None) -> int:
     """Move the marker of a reader to an index, or to the end, unless it is further. Gives where it is."""
-    end = await _check_end(handle, index, "index", "mark_read")
+    end = await _check_end(handle, index, "mark_read")
     to = end if index is None else index
     found: list[int] = []
 
@@ -172,11 +172,11 @@ def _read(reader: str) -> str:
     return f"{READ}{END}{short(checked_name(reader, 'reader'))}"
 
 
-async def _check_end(handle: Handle, index: int | None, name: str, operation: str) -> int:
+async def _check_end(handle: Handle, index: int | None, operation: str) -> int:
     """The end of the conversation. Raises Invalid for an index beyond it."""
     if index is not None:
-        checked_index(index, name, operation)
+        checked_index(index, "index", operation)
     end = (await head_of(handle.store, handle.partition)).seq
     if index is not None and index > end:
-        raise Invalid(f"{name}={index} is beyond the end, which is {end}", key=handle.key, operation=operation)
+        raise Invalid(f"index={index} is beyond the end, which is {end}", key=handle.key, operation=operation)
     return end
