@@ -28,6 +28,7 @@ from agentkeep import (
 from agentkeep.features.conversations.companions import Delivery, Marker, Version
 from agentkeep.ids import SECOND
 from agentkeep.testing.values import STRINGS
+from agentkeep.waist import Delete
 from engines import Database
 
 ALICE = Viewer(id="alice")
@@ -297,6 +298,34 @@ async def test_many_replies_are_erased_and_an_erasure_that_broke_off_goes_on(
         await talk.append("late", parent=1)
     assert await talk.erase(1) == 135 - 45
     assert [event.index async for event in talk.events()] == [137]
+
+
+@pytest.mark.parametrize("late", ["a delivery", "an edit"])
+async def test_what_comes_while_an_event_is_erased_goes_too(
+    store: Store, talk: Conversation, monkeypatch: pytest.MonkeyPatch, late: str
+):
+    await talk.append("x")
+    await talk.edit(1, "y")
+    commit = store.commit
+
+    async def meeting(partition: str, ops: Any, **options: Any) -> Any:
+        if any(isinstance(op, Delete) and op.kind == "event" for op in ops):
+            monkeypatch.undo()
+            await (talk.edit(1, "z" * 400_000) if late == "an edit" else talk.record_delivery(1, "sms", "ok"))
+        return await commit(partition, ops, **options)
+
+    monkeypatch.setattr(store, "commit", meeting)
+    assert await talk.erase(1) == 1
+    assert await kept(store, Version) == []
+    assert await kept(store, Delivery) == []
+
+
+async def test_events_and_their_parents_fill_a_batch_together(talk: Conversation):
+    await talk.append_many(["x"] * 45)
+    await talk.append_many([{"content": "x" * 250_000 if n == 7 else "x", "parent": 1 + n // 44} for n in range(45)])
+    await talk.append_many([{"content": "x", "parent": n + 1} for n in range(23)])
+    with pytest.raises(Invalid):
+        await talk.append_many([{"content": "x", "parent": n + 1} for n in range(24)])
 
 
 async def test_a_reply_that_meets_an_erasure_is_erased_or_refused(talk: Conversation):

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentkeep import Closed, Conflict, Event, Invalid, NotFound, Page, Text, ToolCall, record
+from agentkeep import Closed, Conflict, Event, Invalid, NotFound, Page, Text, ToolCall, Viewer, record
 from agentkeep import Conversation as AsyncConversation
 from agentkeep import Conversations as AsyncConversations
 from agentkeep import Store as AsyncStore
@@ -313,3 +313,19 @@ async def test_sync_calls_work_inside_a_running_loop():
 
 def test_events_are_those_of_the_async_api(store: Store):
     assert isinstance(store.conversations.create("c").append("x"), Event)
+
+
+def test_what_stands_beside_the_events_is_there_too(tmp_path: Path):
+    with Store.open(str(tmp_path / "a.db")) as store:
+        talk = store.conversations.create("c")
+        talk.append("hi", visibility="agents")
+        talk.append("there", parent=1)
+        talk.summaries.put("s", upto=1)
+        talk.private.set("k", 1)
+        talk.usage.add(input_tokens=3)
+        talk.mark_read("r", 1)
+        assert [event.index for event in talk.thread(1)] == [2]
+        assert [one.text for one in talk.summaries.list()] == ["s"]
+        assert [one.reader for one in talk.markers()] == ["r"]
+        assert (talk.usage.total().input_tokens, talk.private.get("k") is not None) == (3, True)
+        assert [event.index for event in talk.events(visible_to=Viewer(id="a"))] == [2]

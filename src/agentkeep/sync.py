@@ -404,7 +404,8 @@ class Conversation:
     ) -> list[Event]:
         """Append up to 45 events as one: all are there or none, and their indexes follow each other.
 
-        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key` and `after` are as
+        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. With their different
+        parents they are 47 at most. `key` and `after` are as
         in `append`.
         """
         return self._bridge.run(self._inner.append_many(events, key=key, after=after))

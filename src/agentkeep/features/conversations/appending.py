@@ -22,6 +22,9 @@ from .visibility import Visibility, as_visibility
 
 EVENT = record_of(Event)
 
+TOGETHER = 47
+"""Events and the parents they name in one batch: under its limit with the recency and a manifest."""
+
 Given = tuple[Any, ...]
 """The fields of a New, in order."""
 
@@ -51,6 +54,9 @@ async def append(handle: Handle, given: Sequence[Given], key: str | None, after:
     ]
     digest = None if key is None else digest_of([_said(event) for event in events])
     parents: list[Op] = [Check(EVENT.spec.name, keys.seq_sort(one), "exists") for one in _parents(events, after)]
+    if len(events) + len(parents) > TOGETHER:
+        what = f"one append takes {TOGETHER} events and different parents together"
+        raise Invalid(what, operation="append", hint="Append fewer at once.")
     try:
         receipt = await handle.append([*appends, *parents], key=key, digest=digest)
     except Conflict as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -96,18 +96,23 @@ async def erase(handle: Handle, index: int, replies: bool) -> int:
 
 
 async def remove(handle: Handle, indexes: Sequence[int]) -> int:
-    """Remove events in this order, each after what lives with it. Gives how many were there."""
+    """Remove events in this order, each after what lives with it. Gives how many were there.
+
+    What came to live with one meanwhile goes in the end: once the event is gone, nothing more comes.
+    """
+    if not indexes:
+        return 0
     removed = 0
     belonging = await _belonging(handle, indexes)
     for first in range(0, len(indexes), PER_BATCH):
         some = indexes[first : first + PER_BATCH]
-        for part in _parts([row for index in some for row in belonging.get(index, [])]):
-            await handle.commit([Delete(row.key.kind, row.key.sort) for row in part], replaced=part)
+        await _delete(handle, [row for index in some for row in belonging.get(index, [])])
         rows = await handle.store.engine.get([_key(handle, index) for index in some])
         there = [row for row in rows if row is not None]
         if there:
             await handle.commit([Delete(row.key.kind, row.key.sort) for row in there], replaced=there)
         removed += len(there)
+    await _delete(handle, [row for late in (await _belonging(handle, indexes)).values() for row in late])
     return removed
 
 
@@ -115,8 +120,7 @@ async def forget(handle: Handle, floor: int) -> None:
     """Remove what lives with events that a trim hid: those up to an index."""
     lo, hi = belongings.places(handle.record.life)[0], place(handle.record.life, keys.seq_sort(floor + 1))
     for record in (VERSION, DELIVERY):
-        for part in _parts(await belongings.rows(handle.store, handle.partition, record.spec.name, lo, hi)):
-            await handle.commit([Delete(row.key.kind, row.key.sort) for row in part], replaced=part)
+        await _delete(handle, await belongings.rows(handle.store, handle.partition, record.spec.name, lo, hi))
 
 
 async def event_row(handle: Handle, index: int) -> Row | None:
@@ -201,8 +205,10 @@ async def _belonging(handle: Handle, indexes: Sequence[int]) -> dict[int, list[R
     return found
 
 
-def _parts(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
-    return (rows[first : first + PER_BATCH] for first in range(0, len(rows), PER_BATCH))
+async def _delete(handle: Handle, rows: Sequence[Row]) -> None:
+    for first in range(0, len(rows), PER_BATCH):
+        part = rows[first : first + PER_BATCH]
+        await handle.commit([Delete(row.key.kind, row.key.sort) for row in part], replaced=part)
 
 
 def _key(handle: Handle, index: int) -> Key:
