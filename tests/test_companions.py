@@ -215,6 +215,24 @@ async def test_of_summaries_at_once_the_furthest_stays(talk: Conversation):
     assert listed == sorted(listed, reverse=True)
 
 
+async def test_a_summary_that_meets_a_clear_is_refused(
+    store: Store, talk: Conversation, monkeypatch: pytest.MonkeyPatch
+):
+    await talk.append_many(["x"] * 2)
+    commit = store.commit
+
+    async def meeting(partition: str, ops: Any, **options: Any) -> Any:
+        if any(op.kind == "summary" for op in ops):
+            monkeypatch.undo()
+            await talk.clear()
+        return await commit(partition, ops, **options)
+
+    monkeypatch.setattr(store, "commit", meeting)
+    with pytest.raises(Invalid):
+        await talk.summaries.put("secret", upto=2)
+    assert len(await store.scan(Summary, prefix=("c",))) == 0
+
+
 @pytest.mark.parametrize("wrong", [{"upto": 3}, {"upto": 0}, {"upto": 1, "start": 2}, {"upto": "1"}, {"upto": True}])
 async def test_a_range_that_is_none_is_refused(talk: Conversation, wrong: dict[str, Any]):
     await talk.append_many(["x"] * 2)
