@@ -36,6 +36,7 @@ from agentkeep import (
     Unavailable,
     codec,
 )
+from agentkeep.features.conversations.handle import Handle
 from agentkeep.ids import HOUR, SECOND
 from agentkeep.keys import partition, seq_sort
 from agentkeep.records import record_of
@@ -832,13 +833,14 @@ async def test_an_append_that_meets_a_reopening_is_done(talk: Conversation, data
     await talk.close()
     stale = await (await database.open()).conversations.get(talk.id)
     assert stale is not None
-    first = stale.refresh
+    handle = stale._handle
+    first = handle.refresh
 
     async def reopened() -> Any:
         await talk.reopen()
         return await first()
 
-    stale.refresh = reopened  # type: ignore[method-assign]
+    handle.refresh = reopened  # type: ignore[method-assign]
     assert (await stale.append("x")).index == 1
 
 
@@ -939,9 +941,9 @@ async def test_a_conversation_from_before_there_were_lives_knows_its_keys(store:
 
 def test_an_empty_key_is_no_key_in_any_life():
     """A life before it must not make one of it."""
-    talk = Conversation.__new__(Conversation)
-    talk._record = ConversationRecord(id="c", life="l")
-    assert [talk._once(key) for key in ("k", "", None)] == ["l/k", "", None]
+    handle = Handle.__new__(Handle)
+    handle.record = ConversationRecord(id="c", life="l")
+    assert [handle.once(key) for key in ("k", "", None)] == ["l/k", "", None]
 
 
 APPENDS = 3
@@ -1072,8 +1074,8 @@ async def test_no_append_is_acknowledged_after_a_delete(talk: Conversation, data
 async def test_a_handle_that_outlived_its_database_writes_nothing(talk: Conversation, store: Store):
     """It was active in this second, so no recency goes with the append that would find the record missing."""
     async with Store.open("memory://", clock=store.clock) as empty:
-        late = Conversation(empty, talk.record, talk._rev)
-        late._active_s = store.clock() // SECOND
+        late = Conversation(empty, talk.record, talk._handle.rev)
+        late._handle.active_s = store.clock() // SECOND
         with pytest.raises(NotFound):
             await late.append("x")
         assert await late.length() == 0

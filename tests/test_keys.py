@@ -15,6 +15,7 @@ from agentkeep.keys import (
     ABOVE,
     END,
     MAX_ID,
+    SHORT,
     WIDEST,
     cursor,
     escape,
@@ -24,6 +25,7 @@ from agentkeep.keys import (
     seq_bound,
     seq_of,
     seq_sort,
+    short,
     size,
     unescape,
     unpack,
@@ -207,3 +209,11 @@ def test_a_cursor_is_bound_to_every_argument_but_limit_and_budget():
 def test_no_text_is_a_cursor_by_chance(text: str):
     with pytest.raises(Invalid):
         position(Scan("note", prefix=("p",), after=text))
+
+
+def test_short_ids_are_apart_and_fit_and_have_no_slash():
+    ids = [*dict.fromkeys([*STRINGS, "a", "a/", "a/b", "/", "x" * 96, "x" * 97, "x" * 5_000, "\U0010ffff" + "0" * 64])]
+    found = [short(id) for id in ids]
+    assert len(set(found)) == len(ids)
+    assert all(size(one) <= SHORT and "/" not in one for one in found)
+    assert short("x" * 96) == "x" * 96

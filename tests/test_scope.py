@@ -175,7 +175,7 @@ async def test_a_delete_by_the_wrong_tenant_changes_nothing(shared: Store):
     await talk.append("x" * 300_000)
     await mine.put(Memo(id="m", body="x" * 300_000))
     before = {kind: await dumped(shared.connection.engine, kind) for kind in shared.connection.records}
-    stolen = Conversation(theirs, talk.record, talk._rev)
+    stolen = Conversation(theirs, talk.record, talk._handle.rev)
     for call in (
         theirs.conversations.delete("c"),
         stolen.delete(),

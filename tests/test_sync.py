@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from agentkeep import Bindings as AsyncBindings
-from agentkeep import Closed, Conflict, Event, Invalid, NotFound, Page, Text, ToolCall, record
+from agentkeep import Closed, Conflict, Event, Invalid, NotFound, Page, Text, ToolCall, Viewer, record
 from agentkeep import Conversation as AsyncConversation
 from agentkeep import Conversations as AsyncConversations
 from agentkeep import Identities as AsyncIdentities
@@ -24,8 +24,11 @@ from agentkeep import Lease as AsyncLease
 from agentkeep import Locks as AsyncLocks
 from agentkeep import Observations as AsyncObservations
 from agentkeep import Participants as AsyncParticipants
+from agentkeep import Private as AsyncPrivate
 from agentkeep import Store as AsyncStore
+from agentkeep import Summaries as AsyncSummaries
 from agentkeep import Tasks as AsyncTasks
+from agentkeep import Usages as AsyncUsages
 from agentkeep.bridge import Bridge
 from agentkeep.engines.memory import Memory
 from agentkeep.sync import (
@@ -37,8 +40,11 @@ from agentkeep.sync import (
     Locks,
     Observations,
     Participants,
+    Private,
     Store,
+    Summaries,
     Tasks,
+    Usages,
 )
 from agentkeep.waist import Put
 from engines import Database
@@ -98,6 +104,9 @@ def test_the_file_is_what_the_generator_makes():
         (Bindings, AsyncBindings),
         (Locks, AsyncLocks),
         (Lease, AsyncLease),
+        (Summaries, AsyncSummaries),
+        (Private, AsyncPrivate),
+        (Usages, AsyncUsages),
     ],
 )
 def test_every_public_method_has_its_twin_with_the_same_arguments(twin: type, source: type):
@@ -378,3 +387,19 @@ async def test_sync_calls_work_inside_a_running_loop():
 
 def test_events_are_those_of_the_async_api(store: Store):
     assert isinstance(store.conversations.create("c").append("x"), Event)
+
+
+def test_what_stands_beside_the_events_is_there_too(tmp_path: Path):
+    with Store.open(str(tmp_path / "a.db")) as store:
+        talk = store.conversations.create("c")
+        talk.append("hi", visibility="agents")
+        talk.append("there", parent=1)
+        talk.summaries.put("s", upto=1)
+        talk.private.set("k", 1)
+        talk.usage.add(input_tokens=3)
+        talk.mark_read("r", 1)
+        assert [event.index for event in talk.thread(1)] == [2]
+        assert [one.text for one in talk.summaries.list()] == ["s"]
+        assert [one.reader for one in talk.markers()] == ["r"]
+        assert (talk.usage.total().input_tokens, talk.private.get("k") is not None) == (3, True)
+        assert [event.index for event in talk.events(visible_to=Viewer(id="a"))] == [2]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentkeep import Corrupt, Event, SchemaMismatch, Store, Text, ToolCall, ToolResult
+from agentkeep import Corrupt, Event, SchemaMismatch, Store, Text, ToolCall, ToolResult, Visibility
 from agentkeep.keys import seq_sort
 from agentkeep.transfer import Input, Output, native
 from transfers import dump_bytes, load_lines
@@ -177,10 +177,16 @@ _event = st.fixed_dictionaries(
         "sender": _text,
         "channel": _text,
         "type": _text.filter(bool),
-        "parent": st.integers(0, 9),
+        "parent": st.integers(1, 9),
+        "visibility": st.sampled_from(["agents", "none", Visibility("roles", ("a", "\ud800"))]),
         "metadata": st.dictionaries(_text, _json, max_size=2),
     },
 )
+
+
+def _answering(event: dict[str, Any], before: int) -> dict[str, Any]:
+    """The event, answering one that is there."""
+    return {name: value for name, value in event.items() if name != "parent" or value <= before}
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
@@ -191,7 +197,7 @@ async def test_any_conversations_come_back(tmp_path_factory: pytest.TempPathFact
         for id, events in talks.items():
             talk = await here.conversations.create(id)
             if events:
-                await talk.append_many(events)
+                await talk.append_many([_answering(event, n) for n, event in enumerate(events)], after=0)
         written = await dump_bytes(here, place, "agentkeep")
         _, failures = await load_lines(there, place, "agentkeep", written)
         assert failures == []

@@ -29,6 +29,9 @@ CLASSES = {
     "Bindings": ("features/conversations/bindings.py", "features.conversations.bindings"),
     "Locks": ("features/locks.py", "features.locks"),
     "Lease": ("features/locks.py", "features.locks"),
+    "Summaries": ("features/conversations/summaries.py", "features.conversations.summaries"),
+    "Private": ("features/conversations/private.py", "features.conversations.private"),
+    "Usages": ("features/conversations/usage.py", "features.conversations.usage"),
 }
 LEFT_OUT = {
     *("again", "blobs", "connection", "decode", "engine", "get_stored", "scan_rows", "sleep", "whole"),

@@ -37,6 +37,8 @@ class Connection:
         self.not_ready: frozenset[tuple[str, str]] = frozenset()
         self.epoch = 0
         """Raised when what others hold for current was ended here: they look again before they rely on it."""
+        self.judges: dict[str, Callable[..., bool]] = {}
+        """Custom rules of visibility, by name."""
         self.is_open = False
 
     async def open(self) -> None:

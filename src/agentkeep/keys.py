@@ -146,6 +146,22 @@ def partition(identifier: str) -> str:
     """
     if not identifier.startswith("\U0010ffff") and (len(identifier) * WIDEST <= MAX_ID or size(identifier) <= MAX_ID):
         return identifier
+    return _digest(identifier)
+
+
+SHORT = 96
+"""Bytes of an id that stands in a key beside others: a digest stands for a longer one."""
+
+
+def short(identifier: str) -> str:
+    """An id that takes at most SHORT bytes in a key and has no slash: itself, or a digest. Two ids are never one."""
+    odd = identifier.startswith("\U0010ffff") or "/" in identifier
+    if not odd and (len(identifier) * WIDEST <= SHORT or size(identifier) <= SHORT):
+        return identifier
+    return _digest(identifier)
+
+
+def _digest(identifier: str) -> str:
     return "\U0010ffff" + blake2b(escape(identifier).encode(), digest_size=32).hexdigest()
 
 

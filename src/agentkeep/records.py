@@ -227,7 +227,7 @@ def record(
     `partition` and `sort` name str fields; `log` names the int field that receives the number of the row.
     `listed`: it is listed across partitions by its facets. `expires` names a field in microseconds. `upcasts[n]`
     makes version n+1 of a document from version n. `within` names the kind in whose rows' partitions these rows live:
-    they are deleted with it.
+    they are deleted with it. A facet may be a property: what filters ask, made of the fields.
     """
 
     def declare(cls: type[T]) -> type[T]:
@@ -237,7 +237,7 @@ def record(
             raise TypeError(f"{cls.__name__}: version {version} needs one upcast from each version before it")
         wanted = [partition, *(name for name in (sort, log, expires) if name), *(f.removesuffix(".*") for f in facets)]
         for field in (*wanted, *(field for fields in (indexes or {}).values() for field in fields)):
-            if field not in hints:
+            if field not in hints and not isinstance(getattr(cls, field, None), property):
                 raise TypeError(f"{cls.__name__} has no field {field!r}")
         specs = tuple(
             IndexSpec(name, tuple(fields), tuple(_scalar(cls, field, hints[field]) for field in fields))

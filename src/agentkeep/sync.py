@@ -14,19 +14,26 @@ from msgspec import UNSET, UnsetType
 from . import schema, urls
 from . import store as _store
 from .bridge import Bridge, SyncListing
+from .codec import Json
 from .errors import Conflict, Key, StoreError
 from .features import locks as _locks
 from .features.conversations import bindings as _bindings
 from .features.conversations import conversation as _conversation
 from .features.conversations import conversations as _conversations
 from .features.conversations import participants as _participants
+from .features.conversations import private as _private
+from .features.conversations import summaries as _summaries
+from .features.conversations import usage as _usage
+from .features.conversations.appending import New
 from .features.conversations.bindings import Access, Binding
+from .features.conversations.companions import Delivery, EventCounts, Marker, Summary, Usage, Version
 from .features.conversations.content import Content
-from .features.conversations.conversation import New
 from .features.conversations.finding import Bound, Membership
 from .features.conversations.participants import Participant, Stay
 from .features.conversations.records import Activity, ConversationRecord, Event, State, Status
 from .features.conversations.sweep import Sweep
+from .features.conversations.threads import Thread
+from .features.conversations.visibility import Judge, Viewer, Visibility
 from .features.conversations.window import CONTEXT_TYPES, Context, Tokens, estimate
 from .features.identities import identities as _identities
 from .features.identities.records import Address, Candidate, Identity
@@ -388,6 +395,14 @@ class Conversations:
         """
         return SyncListing(self._inner.find(where, limit=limit, after=after, budget=budget), self._bridge)
 
+    def add_rule(self, name: str, judge: Judge) -> None:
+        """Register a custom rule of visibility under a name, for all scopes of this store.
+
+        `judge(viewer, event)` shows the event by True; anything else hides it, and so does a rule that no caller
+        registered. It is asked for each event under `Visibility("custom", (name,))`, and does no I/O.
+        """
+        return self._inner.add_rule(name, judge)
+
     def delete(self, id: str) -> None:
         """Delete a conversation with all that is its. Raises NotFound where there is none."""
         return self._bridge.run(self._inner.delete(id))
@@ -495,6 +510,7 @@ class Conversation:
         correlation: str | None = None,
         parent: int | None = None,
         metadata: dict[str, Any] | None = None,
+        visibility: Visibility | str | None = None,
         key: str | None = None,
         after: int | None = None,
         lease: Held | None = None,
@@ -504,8 +520,9 @@ class Conversation:
         `content` is text, a content of `agentkeep`, a list of parts, or any JSON. `key` makes the append
         idempotent: a second one with it gives the first event's index, and raises Conflict if it says something
         else. `after` is the index the conversation must end at, else Conflict; `lease` must be held, else Conflict.
-        Raises Invalid where the conversation is closed or the content cannot be kept, NotFound where it was deleted,
-        TooLarge. A paused conversation is open again first.
+        `visibility` is a Visibility, "all", "none" or "agents". Raises Invalid where the conversation is closed or the
+        content cannot be kept, NotFound where it was deleted or there is no event `parent`, TooLarge. A paused
+        conversation is open again first.
         """
         return self._bridge.run(
             self._inner.append(
@@ -519,6 +536,7 @@ class Conversation:
                 correlation=correlation,
                 parent=parent,
                 metadata=metadata,
+                visibility=visibility,
                 key=key,
                 after=after,
                 lease=lease,
@@ -535,8 +553,8 @@ class Conversation:
     ) -> list[Event]:
         """Append up to 45 events as one: all are there or none, and their indexes follow each other.
 
-        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. `key`, `after` and `lease`
-        are as in `append`.
+        Each is a `New`, a mapping with its fields, text, or a content such as a tool call. With their different
+        parents, and the lease, they are 47 at most. `key`, `after` and `lease` are as in `append`.
         """
         return self._bridge.run(self._inner.append_many(events, key=key, after=after, lease=lease))
 
@@ -547,36 +565,61 @@ class Conversation:
         before: int | None = None,
         after: int | None = None,
         where: Where | None = None,
+        visible_to: Viewer | None = None,
         budget: int = 10000,
         cursor: str | None = None,
     ) -> Page[Event]:
         """Events, ascending: the newest `limit` (before an index), or with `after` the oldest after one.
 
         `where` asks type, sender, role, agent, channel, run, correlation, parent and metadata.*; `budget` bounds the
-        events looked at. The page's cursor, passed with the same arguments, gives the page that follows in the
-        same direction. Raises Invalid for a malformed filter.
+        events looked at. With `visible_to` only what the viewer may see. The page's cursor, passed with the same
+        arguments, gives the page that follows in the same direction. Raises Invalid for a malformed filter.
         """
         return self._bridge.run(
-            self._inner.history(limit=limit, before=before, after=after, where=where, budget=budget, cursor=cursor)
+            self._inner.history(
+                limit=limit,
+                before=before,
+                after=after,
+                where=where,
+                visible_to=visible_to,
+                budget=budget,
+                cursor=cursor,
+            )
         )
 
-    def get(self, index: int) -> Event | None:
-        """One event, or None."""
-        return self._bridge.run(self._inner.get(index))
+    def get(self, index: int, *, visible_to: Viewer | None = None) -> Event | None:
+        """One event, or None: also where the viewer may not see it."""
+        return self._bridge.run(self._inner.get(index, visible_to=visible_to))
 
-    def events(self, *, after: int = 0, where: Where | None = None) -> Iterator[Event]:
+    def count(
+        self, *, where: Where | None = None, visible_to: Viewer | None = None, budget: int = 10000
+    ) -> tuple[int, bool]:
+        """(n, exact): how many events there are; not exact where the budget, in events looked at, ended it."""
+        return self._bridge.run(self._inner.count(where=where, visible_to=visible_to, budget=budget))
+
+    def events(
+        self, *, after: int = 0, where: Where | None = None, visible_to: Viewer | None = None
+    ) -> Iterator[Event]:
         """All events after an index, in order, page by page. Raises Corrupt where one does not decode."""
-        return self._bridge.stream(self._inner.events(after=after, where=where))
+        return self._bridge.stream(self._inner.events(after=after, where=where, visible_to=visible_to))
 
     def tail(
-        self, *, after: int | None = None, where: Where | None = None, idle: float | None = None, poll: float = 0.05
+        self,
+        *,
+        after: int | None = None,
+        where: Where | None = None,
+        visible_to: Viewer | None = None,
+        idle: float | None = None,
+        poll: float = 0.05,
     ) -> Iterator[Event]:
         """Events as they come, in order, without an end; pass the last index seen as `after` to go on.
 
         `after=None` starts at the end. It asks every `poll` seconds, up to 20 times less often while nothing
         comes, and ends after `idle` seconds without an event, or when the conversation is deleted.
         """
-        return self._bridge.stream(self._inner.tail(after=after, where=where, idle=idle, poll=poll))
+        return self._bridge.stream(
+            self._inner.tail(after=after, where=where, visible_to=visible_to, idle=idle, poll=poll)
+        )
 
     def length(self) -> int:
         """The index of the last event there ever was."""
@@ -589,17 +632,161 @@ class Conversation:
         tokens: Tokens = estimate,
         types: Sequence[str] = CONTEXT_TYPES,
         before: int | None = None,
+        visible_to: Viewer | None = None,
+        summary: bool = False,
+        agent: str | None = None,
     ) -> Context:
         """The longest end of the conversation that fits a model, a tool call never without its results.
 
         `tokens` counts an event in tokens of your model; the default estimates four characters a token. It looks no
-        further back than 10,000 events without one of these types.
+        further back than 10,000 events without one of these types. Messages that were retracted are left out.
+
+        With `summary` the newest one stands for the events that it covers: that of `agent`, else the conversation's.
+        A viewer gets none but that of an `agent`: others may tell what it is not to see.
         """
-        return self._bridge.run(self._inner.context(max_tokens=max_tokens, tokens=tokens, types=types, before=before))
+        return self._bridge.run(
+            self._inner.context(
+                max_tokens=max_tokens,
+                tokens=tokens,
+                types=types,
+                before=before,
+                visible_to=visible_to,
+                summary=summary,
+                agent=agent,
+            )
+        )
 
     def pending(self, *, last: int = 200) -> list[Event]:
         """The tool calls among the last events that have no result: a run broke off there."""
         return self._bridge.run(self._inner.pending(last=last))
+
+    def chat(
+        self, *, agent: str | None = None, last: int | None = None, visible_to: Viewer | None = None
+    ) -> list[Event]:
+        """Messages, tool calls and results: of one agent, or of all merged in order, each with its agent.
+
+        `last` keeps that many messages by the rule of `window.trim`: answers keep their questions, results their
+        calls, 0 is empty. Without it the whole chat is read.
+        """
+        return self._bridge.run(self._inner.chat(agent=agent, last=last, visible_to=visible_to))
+
+    def thread(
+        self,
+        root: int,
+        *,
+        visible_to: Viewer | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        budget: int = 10000,
+    ) -> SyncListing[Event]:
+        """The replies to an event, in order: those whose `parent` it is. One page looks at `budget` events at most."""
+        return SyncListing(
+            self._inner.thread(root, visible_to=visible_to, limit=limit, after=after, budget=budget), self._bridge
+        )
+
+    def thread_summaries(
+        self, roots: Sequence[int], *, visible_to: Viewer | None = None, budget: int = 10000
+    ) -> dict[int, Thread]:
+        """The number of replies and the last one, of up to 100 roots.
+
+        They are counted in one pass over the events after the first root, `budget` of them at most; `exact` says
+        whether that were all.
+        """
+        return self._bridge.run(self._inner.thread_summaries(roots, visible_to=visible_to, budget=budget))
+
+    def edit(self, index: int, content: Any, *, by: str | None = None, expect: int | None = None) -> Event:
+        """Put another content in an event; what it said stays among its versions. The same content writes nothing.
+
+        `expect` is the number of `edits` it must have, else Conflict; without it the last writer wins, and no version
+        is lost. Raises NotFound where there is no such event, Invalid where it was retracted, and for a content of
+        another kind.
+        """
+        return self._bridge.run(self._inner.edit(index, content, by=by, expect=expect))
+
+    def versions(self, index: int, *, visible_to: Viewer | None = None, retracted: bool = False) -> list[Version]:
+        """What an event said, the oldest first, the last as it is now.
+
+        Versions of a retracted event are empty, but for who asks for them by `retracted`. Raises NotFound.
+        """
+        return self._bridge.run(self._inner.versions(index, visible_to=visible_to, retracted=retracted))
+
+    def retract(self, index: int, *, by: str | None = None) -> Event:
+        """Take the content of an event away from all readers; its place stays. Again it changes nothing.
+
+        Tool calls and results keep their ids, handoffs their agents. Raises NotFound.
+        """
+        return self._bridge.run(self._inner.retract(index, by=by))
+
+    def erase(self, index: int, *, replies: bool = True) -> int:
+        """Remove an event for good, with its versions, deliveries and large body, and the replies to it.
+
+        Gives the number of events removed. Numbers and keys are not used again. Broken off (`outcome="unknown"`),
+        the same call goes on. Raises NotFound where nothing is left to remove.
+        """
+        return self._bridge.run(self._inner.erase(index, replies=replies))
+
+    def trim(self, *, last: int, agent: str | None = None) -> int:
+        """Remove for good what `chat(agent=agent, last=last)` does not give. Gives the index of the first event kept.
+
+        Without an agent all events before that one go at once; of an agent its own, step by step. Nothing is written,
+        and 0 given, where the chat is not longer. What a trim that broke off left behind goes with the next one.
+        """
+        return self._bridge.run(self._inner.trim(last=last, agent=agent))
+
+    def delivered(self) -> int:
+        """The index up to which events are delivered, 0 for none."""
+        return self._bridge.run(self._inner.delivered())
+
+    def advance_delivered(self, index: int, *, force: bool = False) -> int:
+        """Say that events are delivered up to an index, by compare-and-set from the one before it.
+
+        With `force` from any lower one: it never goes back. Raises Conflict, Invalid for an index beyond the end.
+        """
+        return self._bridge.run(self._inner.advance_delivered(index, force=force))
+
+    def record_delivery(self, index: int, channel: str, result: Any) -> Delivery:
+        """Write what became of an event on a channel: any JSON, in place of what was recorded there before.
+
+        Each channel has a row of its own. Raises NotFound where there is no such event.
+        """
+        return self._bridge.run(self._inner.record_delivery(index, channel, result))
+
+    def deliveries(self, index: int) -> dict[str, Delivery]:
+        """What became of an event, by channel. Raises NotFound where there is no such event."""
+        return self._bridge.run(self._inner.deliveries(index))
+
+    def mark_read(self, reader: str, index: int | None = None) -> int:
+        """Say that a reader has read up to an index, or to the end. It never goes back: gives where it is.
+
+        Raises Invalid for an index beyond the end.
+        """
+        return self._bridge.run(self._inner.mark_read(reader, index))
+
+    def unread(self, reader: str, *, visible_to: Viewer | None = None, budget: int = 10000) -> tuple[int, bool]:
+        """(n, exact): how many events after the marker of a reader the viewer may see; budget: see `count`."""
+        return self._bridge.run(self._inner.unread(reader, visible_to=visible_to, budget=budget))
+
+    def markers(self, *, limit: int = 50, after: str | None = None) -> SyncListing[Marker]:
+        """How far each reader has read."""
+        return SyncListing(self._inner.markers(limit=limit, after=after), self._bridge)
+
+    @property
+    def summaries(self) -> Summaries:
+        """What was said so far, in short."""
+        found = self._inner.summaries
+        return Summaries(found, self._bridge)
+
+    @property
+    def private(self) -> Private:
+        """Free JSON by key, which no history shows."""
+        found = self._inner.private
+        return Private(found, self._bridge)
+
+    @property
+    def usage(self) -> Usages:
+        """Tokens and cost, by agent."""
+        found = self._inner.usage
+        return Usages(found, self._bridge)
 
     def state(self) -> State:
         """The state as it is now."""
@@ -677,8 +864,10 @@ class Conversation:
         return self._bridge.run(self._inner.close())
 
     def pause(self) -> ConversationRecord:
-        """Pause it: the next append opens it again. Raises Conflict where it is not open, Invalid for a fork that is
-        not complete."""
+        """Pause it: the next append opens it again.
+
+        Raises Conflict where it is not open, Invalid for a fork that is not complete.
+        """
         return self._bridge.run(self._inner.pause())
 
     def reopen(self) -> ConversationRecord:
@@ -694,7 +883,7 @@ class Conversation:
         return self._bridge.run(self._inner.delete())
 
     def clear(self) -> None:
-        """Remove all events at once and for good; the conversation and its state stay, and numbers go on."""
+        """Remove all events and summaries at once and for good; the conversation and its state stay, numbers go on."""
         return self._bridge.run(self._inner.clear())
 
     def fork(self, *, at: int | None = None, id: str | None = None) -> Conversation:
@@ -1539,3 +1728,108 @@ class Lease:
     def lost(self, error: Conflict, operation: str) -> Conflict:
         """The conflict of a batch with `check()`, said as what it is where it was the lease that failed."""
         return self._inner.lost(error, operation)
+
+
+class Summaries:
+    """What was said so far, in short: written by whoever summarises, read by `context(summary=True)`.
+
+    `agent=None` is the conversation's; each agent may have its own. An edit or an erasure changes no summary."""
+
+    def __init__(self, inner: _summaries.Summaries, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def put(self, text: str, *, upto: int, start: int = 1, agent: str | None = None) -> Summary:
+        """A new version that covers the events from `start` to `upto`. The newest again, as it is, writes nothing.
+
+        Raises Conflict where the newest covers more (read it, and go on from there), Invalid for a range that is
+        empty, goes beyond the end or was cleared.
+        """
+        return self._bridge.run(self._inner.put(text, upto=upto, start=start, agent=agent))
+
+    def get(self, *, agent: str | None = None, before: int | None = None) -> Summary | None:
+        """The newest summary, or the newest that covers nothing from an index on. None where there is none."""
+        return self._bridge.run(self._inner.get(agent=agent, before=before))
+
+    def list(self, *, agent: str | None = None, limit: int = 50, after: str | None = None) -> SyncListing[Summary]:
+        """The versions, the newest first."""
+        return SyncListing(self._inner.list(agent=agent, limit=limit, after=after), self._bridge)
+
+
+class Private:
+    """Free JSON of a conversation, by key: of an agent, a channel, an integration."""
+
+    def __init__(self, inner: _private.Private, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def get(self, key: str) -> Stored[Json] | None:
+        """The value under a key with its rev, or None."""
+        return self._bridge.run(self._inner.get(key))
+
+    def set(self, key: str, value: Json, *, expect: Expect = "any") -> str | None:
+        """Write the value under a key, None to remove it. Gives its new rev.
+
+        `expect` is "any", "absent", "exists", or the rev it must have. Raises Conflict where it is not so, Invalid
+        for what JSON cannot give back.
+        """
+        return self._bridge.run(self._inner.set(key, value, expect=expect))
+
+    def update(self, key: str, change: Callable[[Any], Json]) -> Json:
+        """Compare and set until it holds: `change` makes the new value of the old one, None where there is none."""
+        return self._bridge.run(self._inner.update(key, change))
+
+
+class Usages:
+    """Tokens, cost and calls of a conversation, by agent."""
+
+    def __init__(self, inner: _usage.Usages, bridge: Bridge) -> None:
+        self._inner = inner
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def add(
+        self,
+        *,
+        agent: str | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cost_micros: int = 0,
+        calls: int = 1,
+        key: str | None = None,
+    ) -> Usage:
+        """Add to what an agent, or nobody in particular, used; gives the sum so far.
+
+        `cost_micros` is in millionths of your currency. `key` makes it idempotent for a day at least: used again it
+        adds nothing, with other numbers it is a Conflict.
+        """
+        return self._bridge.run(
+            self._inner.add(
+                agent=agent,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cost_micros=cost_micros,
+                calls=calls,
+                key=key,
+            )
+        )
+
+    def total(self, *, agent: str | None = None) -> Usage:
+        """What an agent used; without one, what all of them did together."""
+        return self._bridge.run(self._inner.total(agent=agent))
+
+    def list(self, *, limit: int = 200, after: str | None = None) -> SyncListing[Usage]:
+        """What each agent used."""
+        return SyncListing(self._inner.list(limit=limit, after=after), self._bridge)
+
+    def events(self, *, budget: int = 10000) -> EventCounts:
+        """How many events there are, by type and by agent, among the first `budget`."""
+        return self._bridge.run(self._inner.events(budget=budget))

@@ -21,8 +21,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from .. import codec, keys
 from ..errors import Corrupt, Invalid, Key, SchemaMismatch
+from ..features.conversations.beginnings import activity_of
 from ..features.conversations.bulk import ACTIVITY, EVENT, RECORD, STATE, Copy
-from ..features.conversations.conversation import activity_of
 from ..features.conversations.originals import Original
 from ..records import Record
 from ..waist import Head, Put, Rev, Row

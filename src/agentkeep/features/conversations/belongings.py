@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+import msgspec
+
 from ...errors import Conflict
 from ...keys import WIDEST, escape, size
 from ...records import record_of
 from ...store import Store
-from ...waist import MAX_SORT, Check, Delete, Key, Op, Scan
+from ...waist import MAX_SORT, Check, Delete, Key, Op, Row, Scan
 from .records import ConversationRecord
 
 RECORD = record_of(ConversationRecord)
@@ -33,6 +35,23 @@ def place(life: str, id: str) -> str:
 def places(life: str) -> tuple[str, str]:
     """The range of sort keys, from and to, of all that one life has of a kind."""
     return f"{life}{END}", f"{life}{chr(ord(END) + 1)}"
+
+
+async def rows(store: Store, partition: str, kind: str, lo: str, hi: str) -> list[Row]:
+    """All rows of a kind in a range of places."""
+    found: list[Row] = []
+    scan = Scan(kind, prefix=(partition,), lo=lo, hi=hi)
+    while True:
+        page = await store.engine.scan(scan)
+        found += page.rows
+        if page.cursor is None:
+            return found
+        scan = msgspec.structs.replace(scan, after=page.cursor)
+
+
+def within(life: str, id: str) -> tuple[str, str]:
+    """The range of places, from and to, of what stands below an id: of `place(life, id + "/...")`."""
+    return place(life, id + END), place(life, id + chr(ord(END) + 1))
 
 
 async def remove(store: Store, partition: str) -> None:

@@ -102,7 +102,7 @@ class Room(Protocol):
 class Commit(Protocol):
     """Commits ops while the conversation is there."""
 
-    async def __call__(self, ops: Sequence[Op], replaced: Sequence[Row] = ()) -> Receipt:
+    async def __call__(self, ops: Sequence[Op], *, replaced: Sequence[Row] = ()) -> Receipt:
         """Raises Conflict, NotFound."""
         ...
 
@@ -216,7 +216,7 @@ class Bindings:
             if new == old:
                 return old
             new = msgspec.structs.replace(new, updated_us=self._store.clock())
-            await self._commit([BINDING.put(new, row.rev, keep=BINDING.unknown(whole), sort=key.sort)], [row])
+            await self._commit([BINDING.put(new, row.rev, keep=BINDING.unknown(whole), sort=key.sort)], replaced=[row])
             return new
 
         return await self._store.again(attempt, key)
@@ -229,7 +229,7 @@ class Bindings:
             (row,) = await self._store.engine.get((key,))
             if row is None:
                 raise self._missing(channel, "remove")
-            await self._commit([Delete(key.kind, key.sort, row.rev)], [row])
+            await self._commit([Delete(key.kind, key.sort, row.rev)], replaced=[row])
 
         await self._store.again(attempt, key)
 

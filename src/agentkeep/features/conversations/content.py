@@ -122,6 +122,42 @@ def text_of(content: Content) -> str:
             return _show(data)
 
 
+def emptied(content: Content) -> Content:
+    """The shape of a content with nothing in it: what is left of an event that was retracted.
+
+    Tool calls and results keep their ids, so that they are still pairs, and handoffs say from whom to whom.
+    """
+    match content:
+        case ToolCall(id, name):
+            return ToolCall(id, name)
+        case ToolResult(id):
+            return ToolResult(id, error="retracted")
+        case Handoff(to, previous):
+            return Handoff(to, previous)
+        case StateChange():
+            return StateChange({})
+        case Data():
+            return Data(None)
+        case _:
+            return Text("")
+
+
+def marked(content: Content, agent: str | None) -> Content:
+    """A content whose first text says which agent speaks: `[agent] `. What has no text stays as it is."""
+    if agent is None:
+        return content
+    match content:
+        case Text(text):
+            return Text(f"[{agent}] {text}")
+        case Parts(parts):
+            first = next((at for at, part in enumerate(parts) if isinstance(part, Text)), None)
+            if first is None:
+                return content
+            return Parts((*parts[:first], Text(f"[{agent}] {text_of(parts[first])}"), *parts[first + 1 :]))
+        case _:
+            return content
+
+
 def _show(value: Json) -> str:
     return value if isinstance(value, str) else dumps(value, ensure_ascii=False)
 

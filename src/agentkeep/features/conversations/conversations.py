@@ -15,11 +15,13 @@ from ...waist import Scalar, Scan
 from . import finding
 from .arguments import mapping
 from .beginnings import create, ensure
+from .companions import checked_name
 from .conversation import Conversation, checked
 from .finding import Bound, Membership
 from .records import Activity, ConversationRecord, Status
 from .sweep import Sweep, sweep
 from .timers import checked_timers
+from .visibility import Judge
 
 ACTIVITY = record_of(Activity)
 
@@ -117,6 +119,16 @@ class Conversations:
             return await self._page(Scan(ACTIVITY.spec.name, limit=limit, after=cursor, where=tree, budget=budget))
 
         return Listing(fetch, after)
+
+    def add_rule(self, name: str, judge: Judge) -> None:
+        """Register a custom rule of visibility under a name, for all scopes of this store.
+
+        `judge(viewer, event)` shows the event by True; anything else hides it, and so does a rule that no caller
+        registered. It is asked for each event under `Visibility("custom", (name,))`, and does no I/O.
+        """
+        if not callable(judge):
+            raise Invalid("a rule is a function of viewer and event", operation="add_rule")
+        self._store.connection.judges[checked_name(name, "name")] = judge
 
     async def delete(self, id: str) -> None:
         """Delete a conversation with all that is its. Raises NotFound where there is none."""

@@ -124,7 +124,7 @@ class Room(Protocol):
 class Write(Protocol):
     """Commits ops with appends while the conversation is there, and opens it again where it is paused."""
 
-    async def __call__(self, ops: Sequence[Op], *, replaced: Row | None = None, guarded: bool = False) -> Receipt:
+    async def __call__(self, ops: Sequence[Op], *, replaced: Sequence[Row] = (), guarded: bool = False) -> Receipt:
         """Raises Conflict, Invalid where the conversation is closed, NotFound."""
         ...
 
@@ -298,7 +298,7 @@ class Participants:
                 said = {"participant": new.id, "role": new.role}
                 event = Event(conversation=new.conversation, type=type, content=Data(said), created_us=now)
                 ops += [*stays, EVENT.append(event, after=found.last, expect="exists")]
-            await self._write(ops, replaced=found.row, guarded=True)
+            await self._write(ops, replaced=[] if found.row is None else [found.row], guarded=True)
             return new
 
         return await self._store.again(attempt, key)

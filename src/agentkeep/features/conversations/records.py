@@ -16,6 +16,7 @@ from msgspec import Struct
 from ...ids import to_datetime
 from ...records import record
 from .content import Content
+from .visibility import Visibility, audience
 
 Status = Literal["open", "paused", "closed"]
 
@@ -101,13 +102,15 @@ class State(Struct, frozen=True, kw_only=True, omit_defaults=True):
     "event",
     partition="conversation",
     log="index",
-    facets=("type", "sender", "role", "agent", "channel", "run", "correlation", "parent", "metadata.*"),
+    facets=("type", "sender", "role", "agent", "channel", "run", "correlation", "parent", "audience", "metadata.*"),
 )
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happened, at its place in the order: `index` is 1, 2, 3, ... without gaps.
 
     `sender` is who spoke (a person or a system), `agent` the agent that acted, `channel` where, `run` the agent
     run it belongs to, `correlation` an id of the caller's, `parent` the index of the event it answers.
+    `visibility` says who may see it (None: all), `edits` how often it was edited. One that was retracted has the
+    shape of its content, and nothing in it.
     """
 
     conversation: str
@@ -122,13 +125,34 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent: int | None = None
     key: str | None = None
     metadata: dict[str, Any] = {}
+    visibility: Visibility | None = None
     created_us: int = 0
+    edits: int = 0
+    edited_us: int | None = None
+    edited_by: str | None = None
+    retracted_us: int | None = None
+    retracted_by: str | None = None
     index: int = 0
 
     @property
     def created_at(self) -> datetime:
         """When it was appended, by the writer's clock. Order is by index, never by time."""
         return to_datetime(self.created_us)
+
+    @property
+    def edited_at(self) -> datetime | None:
+        """When its content was last changed, None if never."""
+        return None if self.edited_us is None else to_datetime(self.edited_us)
+
+    @property
+    def retracted_at(self) -> datetime | None:
+        """When it was retracted, None if it is not."""
+        return None if self.retracted_us is None else to_datetime(self.retracted_us)
+
+    @property
+    def audience(self) -> tuple[str, ...] | None:
+        """The facet by which engines leave out what a viewer may not see."""
+        return audience(self.visibility)
 
 
 RECORDS = (ConversationRecord, Activity, State, Event)

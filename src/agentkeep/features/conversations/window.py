@@ -11,6 +11,7 @@ from math import ceil
 
 from msgspec import Struct
 
+from .companions import Summary
 from .content import ToolCall, ToolResult, text_of
 from .records import Event
 
@@ -35,7 +36,7 @@ class Context(Struct, frozen=True):
     """The end of a conversation that fits: its events in order, their tokens, and where it starts.
 
     `start` is the index of the first event taken (0: none), `complete` whether nothing before it was left out.
-    `pending` are the calls in it that have no result yet.
+    `pending` are the calls in it that have no result yet. `summary` stands for what is before; its tokens are counted.
     """
 
     events: tuple[Event, ...]
@@ -43,6 +44,7 @@ class Context(Struct, frozen=True):
     start: int
     complete: bool
     pending: tuple[ToolCall, ...]
+    summary: Summary | None = None
 
 
 def window(events: Sequence[Event], max_tokens: int, tokens: Tokens = estimate, *, complete: bool = True) -> Context:
@@ -82,6 +84,59 @@ def is_settled(events: Sequence[Event], max_tokens: int, tokens: Tokens) -> bool
         if spent > max_tokens:
             return not orphans or at >= LOOK_BACK
     return False
+
+
+def behind(events: Sequence[Event], upto: int) -> Sequence[Event]:
+    """The events after an index, from the first of those that their tool exchanges cannot do without."""
+    return events[_first_behind(events, upto) :] if upto else events
+
+
+def is_covered(events: Sequence[Event], upto: int) -> bool:
+    """Whether events before these cannot change what is `behind` an index: calls are not looked for too far back."""
+    if not upto or not events or events[0].index > upto:
+        return False
+    links = _links(events)
+    orphans = any(event.index > upto and _orphan(event, link) for event, link in zip(events, links, strict=True))
+    far = sum(event.index <= upto for event in events) >= LOOK_BACK
+    return far or (not orphans and _first_behind(events, upto) > 0)
+
+
+def trim(events: Sequence[Event], *, last: int) -> list[Event]:
+    """The longest end with at most `last` messages that cuts no exchange: what is read, and what a removal leaves.
+
+    It begins with what a user says, or where `events` begin, so that each answer keeps its question, and holds the
+    call of each of its results; tool calls and results are not counted. 0 is empty. Results without a call among
+    `events` are left out.
+    """
+    links = _links(events)
+    reach = _reach(events, links)
+    start, first, messages = len(events), len(events), 0
+    for at in range(len(events) - 1, -1, -1):
+        messages += events[at].type == "message"
+        if messages > last:
+            break
+        first = min(first, reach[at])
+        if first >= at and (at == 0 or is_question(events[at])):
+            start = at
+    return [events[at] for at in range(start, len(events)) if last and not _orphan(events[at], links[at])]
+
+
+def is_trimmed(events: Sequence[Event], last: int) -> bool:
+    """Whether events before these cannot change what `trim` leaves of them."""
+    if sum(event.type == "message" for event in events) <= last:
+        return not last
+    links = _links(events)
+    return not any(map(_orphan, events, links)) or len(events) >= LOOK_BACK
+
+
+def is_question(event: Event) -> bool:
+    """Whether an event is what a user says: by its role, without one by having no agent."""
+    return event.type == "message" and (event.role == "user" if event.role else event.agent is None)
+
+
+def _first_behind(events: Sequence[Event], upto: int) -> int:
+    reach = _reach(events, _links(events))
+    return min((reach[at] for at, event in enumerate(events) if event.index > upto), default=len(events))
 
 
 def _links(events: Sequence[Event]) -> list[int | None]:
