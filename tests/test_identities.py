@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,8 +20,8 @@ from agentkeep.sync import Identities as SyncIdentities
 from agentkeep.sync import Store as SyncStore
 from agentkeep.testing.marks import case
 from agentkeep.testing.values import SEPARATED, STRINGS, SYNTAX
-from agentkeep.waist import Key, Scan
-from engines import ENGINES, Database
+from agentkeep.waist import Engine, Key, Scan
+from engines import ENGINES, Database, Meeting
 
 IDS = [*dict.fromkeys([*STRINGS, *SYNTAX, "a#b", "a:b", "a/b", "a\nb", "a\0b", "\ud800", "😀", "x" * 5_000])]
 HOSTILE = [id for id in IDS if id]
@@ -957,6 +957,56 @@ async def test_a_link_overtaken_by_a_merge_is_the_targets(database: Database, mo
             assert (await store.identities.link(one, "fax", name)).identity == two
         assert await owned(other, "fax", name) == two
         assert ("fax", name) in await spots(other, two)
+
+
+async def test_who_is_merged_between_two_reads_is_not_taken_for_another(database: Database):
+    meetings: list[Meeting] = []
+
+    def wrap(engine: Engine) -> Engine:
+        meetings.append(Meeting(engine, "get", "address"))
+        return cast(Engine, meetings[0])
+
+    store, other = await database.open(wrap=wrap), await database.open()
+    calls: dict[str, Callable[[str, str], Awaitable[Any]]] = {
+        "link": lambda id, address: store.identities.link(id, "sms", address),
+        "verify": lambda id, address: store.identities.verify(id, "sms", address, method="otp"),
+        "list": lambda id, address: spots(store, id),
+        "unlink": lambda id, address: store.identities.unlink(id, "sms", address),
+    }
+    for name, call in calls.items():
+        one, two = await pair(other, name)
+        met: list[Identity] = []
+
+        async def meet(one: str = one, two: str = two, met: list[Identity] = met) -> None:
+            met.append(await other.identities.merge(one, two))
+
+        meetings[0].meet = meet
+        answer = await call(one, one)
+        assert met
+        assert await owned(other, "sms", one) == (None if name == "unlink" else two)
+        if name == "list":
+            assert len(answer) == 4
+
+
+async def test_a_mover_that_comes_late_writes_nothing(database: Database, monkeypatch: pytest.MonkeyPatch):
+    store, other = await database.open(), await database.open()
+    one, two = await pair(other)
+    commit = store.commit
+    met = False
+
+    async def late(partition: str, ops: Any, **options: Any) -> Any:
+        nonlocal met
+        if not met and len(ops) > 1 and ops[1].kind == "contact":
+            met = True
+            await other.identities.finish()
+            await other.identities.delete(two)
+        return await commit(partition, ops, **options)
+
+    monkeypatch.setattr(store, "commit", late)
+    with pytest.raises(NotFound):
+        await store.identities.merge(one, two)
+    assert met
+    assert await left(other, "address", "contact", "external_id", "membership") == []
 
 
 async def test_a_merge_and_a_deletion_at_once_leave_one_or_none(database: Database):
