@@ -149,7 +149,9 @@ class Record(msgspec.Struct, Generic[T], frozen=True):
         found: dict[str, Facet] = {}
         for name in self.facets:
             one = getattr(value, name)
-            if one is not None:
+            if type(one) is str:
+                found[name] = one
+            elif one is not None:
                 found[name] = tuple(cast("list[str]", one)) if isinstance(one, (list, tuple)) else one
         for name in self.deep:
             below = getattr(value, name)

@@ -46,6 +46,10 @@ class New(Struct, frozen=True, kw_only=True):
     visibility: Visibility | str | None = None
 
 
+_FIELDS = New.__struct_fields__
+_KNOWN = frozenset(_FIELDS)
+
+
 async def append(
     handle: Handle, given: Sequence[Given], key: str | None, after: int | None, lease: Held | None
 ) -> list[Event]:
@@ -124,16 +128,15 @@ def given_of(event: object) -> Given:
     if isinstance(event, New):
         return msgspec.structs.astuple(event)
     if isinstance(event, str) or type(event) in TYPES:
-        return (event, *(None,) * (len(New.__struct_fields__) - 1))
+        return (event, *(None,) * (len(_FIELDS) - 1))
     if not isinstance(event, Mapping):
         raise Invalid(f"an event is a New, a mapping, a content or text, not {type(event).__name__}")
     event = cast("Mapping[str, Any]", event)
-    unknown = set(event) - set(New.__struct_fields__)
-    if unknown or "content" not in event:
-        known = ", ".join(New.__struct_fields__)
-        wrong = f"unknown fields {sorted(unknown)}" if unknown else "no content"
-        raise Invalid(f"an event has {wrong}", operation="append_many", hint=f"There is: {known}.")
-    return tuple(event.get(name) for name in New.__struct_fields__)
+    if not event.keys() <= _KNOWN or "content" not in event:
+        unknown = sorted(event.keys() - _KNOWN)
+        wrong = f"unknown fields {unknown}" if unknown else "no content"
+        raise Invalid(f"an event has {wrong}", operation="append_many", hint=f"There is: {', '.join(_FIELDS)}.")
+    return tuple([event.get(name) for name in _FIELDS])
 
 
 def _said(event: Event) -> tuple[object, ...]:
