@@ -30,6 +30,7 @@ MAX_ID = MAX_PARTITION - 2 * 64 - 2
 """Bytes an id may have before its digest stands for it: it leaves room for any tenant, so that the partition of an
 id does not depend on who asks."""
 
+_DIGEST = "\U0010ffff"
 _ODD = re.compile("[\x00-\x02\ud7ff-\udfff]")
 _CODED = re.compile("\x02[\x03-\x05]|\ud7ff[\x03-\u0803]")
 _SEQ_DIGITS = 16
@@ -139,12 +140,17 @@ def size(text: str) -> int:
 
 
 def partition(identifier: str) -> str:
-    """The partition of an id: the id itself, or a digest where it would be over the limit with a tenant.
+    """The partition of an id: the id itself, or a digest where it would be over the limit with a tenant."""
+    return fitted(identifier, MAX_ID)
+
+
+def fitted(identifier: str, limit: int) -> str:
+    """An id that takes at most `limit` bytes in a key (65 at least): itself, or a digest. Two ids are never one.
 
     A digest starts with U+10FFFF, a code point that is no character; an id that starts with it is digested too,
     so none can pretend to be one.
     """
-    if not identifier.startswith("\U0010ffff") and (len(identifier) * WIDEST <= MAX_ID or size(identifier) <= MAX_ID):
+    if not identifier.startswith(_DIGEST) and (len(identifier) * WIDEST <= limit or size(identifier) <= limit):
         return identifier
     return _digest(identifier)
 
@@ -155,14 +161,11 @@ SHORT = 96
 
 def short(identifier: str) -> str:
     """An id that takes at most SHORT bytes in a key and has no slash: itself, or a digest. Two ids are never one."""
-    odd = identifier.startswith("\U0010ffff") or "/" in identifier
-    if not odd and (len(identifier) * WIDEST <= SHORT or size(identifier) <= SHORT):
-        return identifier
-    return _digest(identifier)
+    return _digest(identifier) if "/" in identifier else fitted(identifier, SHORT)
 
 
 def _digest(identifier: str) -> str:
-    return "\U0010ffff" + blake2b(escape(identifier).encode(), digest_size=32).hexdigest()
+    return _DIGEST + blake2b(escape(identifier).encode(), digest_size=32).hexdigest()
 
 
 # --- cursors -----------------------------------------------------------------------------------------------------

@@ -10,19 +10,15 @@ from typing import Any, cast
 
 from ..errors import Invalid, TooLarge
 from ..ids import to_micros
-from ..keys import WIDEST, escape, size
+from ..keys import escape, fitted, size
 
 MAX_LABEL = 128
 """Bytes, after encoding, of a name that stands in an index: a queue, an owner, a type."""
 
-_DIGESTED = "\U0010ffff"
-
 
 def short(id: str) -> str:
     """An id as an index value or a sort key: itself, or a digest where it is longer than MAX_LABEL."""
-    if not id.startswith(_DIGESTED) and (len(id) * WIDEST <= MAX_LABEL or size(id) <= MAX_LABEL):
-        return id
-    return _DIGESTED + blake2b(escape(id).encode(), digest_size=32).hexdigest()
+    return fitted(id, MAX_LABEL)
 
 
 def id_of(key: str) -> str:

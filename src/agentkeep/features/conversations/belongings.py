@@ -7,12 +7,10 @@ where the deletion broke off before it had removed them.
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import msgspec
 
 from ...errors import Conflict
-from ...keys import WIDEST, escape, size
+from ...keys import fitted, size
 from ...records import record_of
 from ...store import Store
 from ...waist import MAX_SORT, Check, Delete, Key, Op, Row, Scan
@@ -27,9 +25,7 @@ PER_BATCH = 45
 def place(life: str, id: str) -> str:
     """The sort key of what a conversation has under an id. A digest stands for an id that is too long."""
     room = MAX_SORT - size(life) - len(END)
-    if not id.startswith("\U0010ffff") and (len(id) * WIDEST <= room or size(id) <= room):
-        return f"{life}{END}{id}"
-    return f"{life}{END}\U0010ffff{blake2b(escape(id).encode(), digest_size=32).hexdigest()}"
+    return f"{life}{END}{fitted(id, room)}"
 
 
 def places(life: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from ...predicates import parse
 from ...records import record, record_of
 from ...store import Store
 from ...waist import Delete, Op, Receipt, Row, Scan
-from .arguments import mapping, text
+from ..arguments import identifier, mapping
 from .belongings import place, places
 from .records import ConversationRecord
 from .tags import tag
@@ -234,7 +234,7 @@ class Bindings:
         await self._store.again(attempt, key)
 
     def _key(self, channel: str) -> Key:
-        return Key(BINDING.spec.name, self._partition, place(self._life, text(channel, "a channel")))
+        return Key(BINDING.spec.name, self._partition, place(self._life, identifier(channel, "a channel")))
 
     def _missing(self, channel: str, operation: str) -> NotFound:
         return NotFound("the channel is not bound", key=self._key(channel), operation=operation)
@@ -283,10 +283,10 @@ def _checked(binding: Binding) -> Binding:
     if binding.access not in ACCESSES:
         raise Invalid(f"access is one of {', '.join(ACCESSES)}, not {binding.access!r}", operation="bindings")
     if binding.participant is not None:
-        text(binding.participant, "participant")
+        identifier(binding.participant, "participant")
     return msgspec.structs.replace(
         binding,
         channel_tag=tag(binding.channel),
-        type_tag=tag(text(binding.channel_type, "channel_type")),
+        type_tag=tag(identifier(binding.channel_type, "channel_type")),
         participant_tag=None if binding.participant is None else tag(binding.participant),
     )

@@ -8,8 +8,8 @@ import msgspec
 
 from ...errors import Invalid
 from ...predicates import All, Compare, Predicate
+from ..arguments import identifier
 from .beginnings import head_of
-from .companions import checked_name
 from .context import is_told
 from .handle import Handle
 from .reading import each, page, scan_of
@@ -61,4 +61,4 @@ async def before(handle: Handle, agent: str, start: int) -> list[int]:
 
 def _told(agent: str | None) -> Predicate:
     types = Compare("type", "in", CONTEXT_TYPES)
-    return types if agent is None else All((types, Compare("agent", "eq", checked_name(agent, "agent"))))
+    return types if agent is None else All((types, Compare("agent", "eq", identifier(agent, "agent"))))

@@ -15,10 +15,10 @@ from datetime import datetime
 from msgspec import Struct
 
 from ...codec import Json
-from ...errors import Invalid
 from ...ids import to_datetime
 from ...keys import short
 from ...records import record
+from ..arguments import identifier
 from .content import Content
 
 
@@ -132,11 +132,4 @@ CONVERSATION = "all"
 
 def whose(agent: object) -> str:
     """The part of a place that says of which agent a row is; None is the conversation's. Raises Invalid."""
-    return CONVERSATION if agent is None else f"agent:{short(checked_name(agent, 'agent'))}"
-
-
-def checked_name(value: object, what: str) -> str:
-    """A name that a caller passed. Raises Invalid for an empty one, and for what is no text."""
-    if not isinstance(value, str) or not value:
-        raise Invalid(f"{what} is a non-empty string", operation="conversations")
-    return value
+    return CONVERSATION if agent is None else f"agent:{short(identifier(agent, 'agent'))}"

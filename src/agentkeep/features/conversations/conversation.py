@@ -14,10 +14,10 @@ from ...pages import Listing, Page
 from ...predicates import Where
 from ...records import record_of
 from ...store import Store
+from ..arguments import identifier, mapping
 from ..locks import HOLDER, TERM, Held, Lease, LeaseRecord, Owner, Place
 from . import belongings, chats, edits, markers, reading, removal, threads
 from .appending import New, append, given_of
-from .arguments import mapping, text
 from .beginnings import PER_BATCH, fork, head_of
 from .bindings import Bindings
 from .companions import Delivery, Marker, Version
@@ -499,4 +499,4 @@ class Conversation:
 
 def checked(id: object) -> str:
     """The id of a conversation. Raises Invalid for an empty one, and for what is no text."""
-    return text(id, "a conversation id")
+    return identifier(id, "a conversation id")

@@ -12,10 +12,9 @@ from ...predicates import All, Compare, Predicate, Where, parse
 from ...records import record_of
 from ...store import Store
 from ...waist import Scalar, Scan
+from ..arguments import identifier, mapping
 from . import finding
-from .arguments import mapping
 from .beginnings import create, ensure
-from .companions import checked_name
 from .conversation import Conversation, checked
 from .finding import Bound, Membership
 from .records import Activity, ConversationRecord, Status
@@ -128,7 +127,7 @@ class Conversations:
         """
         if not callable(judge):
             raise Invalid("a rule is a function of viewer and event", operation="add_rule")
-        self._store.connection.judges[checked_name(name, "name")] = judge
+        self._store.connection.judges[identifier(name, "name")] = judge
 
     async def delete(self, id: str) -> None:
         """Delete a conversation with all that is its. Raises NotFound where there is none."""

@@ -16,7 +16,7 @@ from ...pages import Listing, Page
 from ...records import Record, record_of
 from ...store import Store
 from ...waist import Row, Scan
-from .arguments import text
+from ..arguments import identifier
 from .bindings import BINDING, OPEN, Binding
 from .participants import PARTICIPANT, Participant
 from .records import Activity, Status
@@ -57,7 +57,7 @@ def by_participant(store: Store, participant: str, present: bool, limit: int, af
     """See `Conversations.list_by_participant`."""
     index = "by_present" if present else "by_participant"
     scan = Scan(
-        PARTICIPANT.spec.name, index, (tag(text(participant, "a participant's id")),), reverse=True, limit=limit
+        PARTICIPANT.spec.name, index, (tag(identifier(participant, "a participant's id")),), reverse=True, limit=limit
     )
 
     async def fetch(cursor: str | None) -> Page[Membership]:
@@ -71,16 +71,16 @@ def by_channel(
     store: Store, channel: str, participant: str | None, asked: Sequence[Status], limit: int, after: str | None
 ) -> Listing[Bound]:
     """See `Conversations.find_by_channel`."""
-    prefix = (tag(text(channel, "a channel")),)
+    prefix = (tag(identifier(channel, "a channel")),)
     index = "by_channel"
     if participant is not None:
-        index, prefix = "by_member", (*prefix, tag(text(participant, "a participant's id")))
+        index, prefix = "by_member", (*prefix, tag(identifier(participant, "a participant's id")))
     return _bound(store, _open(Scan(BINDING.spec.name, index, prefix, limit=limit), asked), asked, after)
 
 
 def by_type(store: Store, participant: str, channel_type: str, asked: Sequence[Status]) -> Listing[Bound]:
     """See `Conversations.find_latest`."""
-    prefix = tag(text(participant, "a participant's id")), tag(text(channel_type, "channel_type"))
+    prefix = tag(identifier(participant, "a participant's id")), tag(identifier(channel_type, "channel_type"))
     return _bound(store, _open(Scan(BINDING.spec.name, "by_type", prefix, reverse=True, limit=1), asked), asked, None)
 
 

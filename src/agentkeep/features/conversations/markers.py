@@ -11,9 +11,10 @@ from ...keys import short
 from ...pages import Listing, Page
 from ...records import record_of
 from ...waist import Check, Put, Scan
+from ..arguments import identifier
 from .beginnings import head_of
 from .belongings import END, place, rows, within
-from .companions import Delivery, Marker, checked_name
+from .companions import Delivery, Marker
 from .handle import Handle
 from .reading import EVENT, checked_index, count, event_at, no_event, scan_of
 from .visibility import Viewer
@@ -54,7 +55,7 @@ async def record_delivery(handle: Handle, index: int, channel: str, result: Json
     checked_index(index, "index", "record_delivery")
     made = Delivery(
         conversation=handle.partition,
-        place=place(handle.record.life, f"{keys.seq_sort(index)}{END}{short(checked_name(channel, 'channel'))}"),
+        place=place(handle.record.life, f"{keys.seq_sort(index)}{END}{short(identifier(channel, 'channel'))}"),
         index=index,
         channel=channel,
         result=plain(result, "result"),
@@ -169,7 +170,7 @@ def _key(handle: Handle, name: str) -> Key:
 
 
 def _read(reader: str) -> str:
-    return f"{READ}{END}{short(checked_name(reader, 'reader'))}"
+    return f"{READ}{END}{short(identifier(reader, 'reader'))}"
 
 
 async def _check_end(handle: Handle, index: int | None, operation: str) -> int:

@@ -22,7 +22,7 @@ from ...predicates import Where, parse
 from ...records import Record, record, record_of
 from ...store import Store
 from ...waist import HEAD, Head, Op, Put, Receipt, Row, Scan
-from .arguments import mapping, text
+from ..arguments import identifier, mapping
 from .belongings import place, places
 from .content import Data
 from .records import ConversationRecord, Event
@@ -171,7 +171,7 @@ class Participants:
         new = Participant(
             conversation=self._room.record.id,
             life=self._life,
-            id=text(id, "a participant's id"),
+            id=identifier(id, "a participant's id"),
             role=role,
             display_name=display_name,
             identity=identity,
@@ -268,7 +268,7 @@ class Participants:
         return Listing(fetch, after)
 
     def _sort(self, id: str) -> str:
-        return place(self._life, text(id, "a participant's id"))
+        return place(self._life, identifier(id, "a participant's id"))
 
     def _key(self, id: str) -> Key:
         return Key(PARTICIPANT.spec.name, self._partition, self._sort(id))

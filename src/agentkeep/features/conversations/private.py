@@ -10,8 +10,9 @@ from ...errors import Key
 from ...keys import short
 from ...records import Stored, record_of
 from ...waist import Delete, Expect
+from ..arguments import identifier
 from .belongings import place
-from .companions import PrivateState, checked_name
+from .companions import PrivateState
 from .handle import Handle
 
 PRIVATE = record_of(PrivateState)
@@ -59,5 +60,5 @@ class Private:
 
     def _key(self, key: object) -> Key:
         return Key(
-            PRIVATE.spec.name, self._handle.partition, place(self._handle.record.life, short(checked_name(key, "key")))
+            PRIVATE.spec.name, self._handle.partition, place(self._handle.record.life, short(identifier(key, "key")))
         )

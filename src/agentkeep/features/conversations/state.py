@@ -13,9 +13,9 @@ from ...errors import Key
 from ...records import record_of
 from ...store import digest_of
 from ...waist import Put, Row
+from ..arguments import mapping
 from ..locks import Held
 from .appending import New, appended, event_of, given_of
-from .arguments import mapping
 from .content import Handoff
 from .handle import Handle
 from .records import Event, State
