@@ -317,6 +317,27 @@ async def test_a_crew_has_as_many_threads_as_were_busy_at_once() -> None:
     await asyncio.to_thread(crew.close)
 
 
+async def test_a_crew_without_a_thread_says_so_and_one_with_some_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    left = 0
+
+    def limited(thread: threading.Thread) -> None:
+        nonlocal left
+        if thread.name == "test" and left <= 0:
+            raise RuntimeError("can't start new thread")
+        left -= thread.name == "test"
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    crew: Crew[int, int] = Crew("test", 3, list, most=1)
+    with pytest.raises(Unavailable) as caught:
+        await crew.ask(1)
+    assert (caught.value.outcome, caught.value.retryable) == ("none", True)
+    left = 1
+    assert await asyncio.wait_for(asyncio.gather(*(crew.ask(number) for number in range(9))), 5) == list(range(9))
+    await asyncio.to_thread(crew.close)
+
+
 async def test_a_call_in_a_thread_gives_its_result_or_its_error_and_leaves_no_thread() -> None:
     before = threading.active_count()
     assert await in_thread(lambda: 7) == 7

@@ -78,8 +78,14 @@ class Crew(Generic[W, A]):
                     self._queue.put(None)
 
     def _start(self) -> None:
+        """One thread more. Where the system gives none, those there are do the work; raises Unavailable without any."""
         thread = threading.Thread(target=self._main, name=self._name, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if self._threads:
+                return
+            raise Unavailable("the system gives no thread", hint="Raise its limit of threads.") from error
         self._threads.append(thread)
         self._spare += 1
 
